@@ -1,0 +1,1 @@
+"""The ablation: what invented defects do to a detector."""

@@ -1,0 +1,1 @@
+"""What a sentence asks for: defect specifications and the names of places."""

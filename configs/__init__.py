@@ -1,0 +1,1 @@
+"""Presets as YAML and the typed models they load into."""

@@ -1,0 +1,1 @@
+"""Samples, data sets and the layouts on disk."""

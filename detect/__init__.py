@@ -1,0 +1,1 @@
+"""Anomaly detectors on frozen features, and inspection with them."""

@@ -1,0 +1,1 @@
+"""Detection metrics on raw scores."""

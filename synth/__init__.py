@@ -1,0 +1,1 @@
+"""Invented defects on good images."""
