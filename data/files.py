@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,80 @@ from aoi.errors import DataError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success and vanishes on any failure.
 
+    A kill at any moment leaves the old file or the new one, whole; at worst a hidden `.NAME.XXXX.part.SUFFIX` stays behind.
+
     Raises:
         DataError: the folder cannot be written (read-only, full, not a folder).
     """
+    path = Path(path)
+    part = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent)
-        os.close(handle)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise unwritable(path, error) from error
-    part = Path(name)
     try:
         yield part
-        os.chmod(part, 0o666 & ~_umask())
         os.replace(part, path)
     except OSError as error:
+        if error.filename not in (None, str(part), part):
+            raise  # about some other file that the caller was reading
         raise unwritable(path, error) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path` that becomes it on success and vanishes on any failure.
+
+    Args:
+        path: must not exist or be an empty folder, unless `replace`.
+        replace: put the new folder in the place of one that has content.
+
+    Raises:
+        DataError: `path` is taken, or its parent cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is a file, not a folder", hint="choose another --out")
+    if not replace and path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{path} is not empty", hint="choose another --out, or delete it first")
+    part = _beside(path)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield part
+        if replace and path.is_dir():
+            _exchange(part, path)
+        else:
+            os.rename(part, path)  # a folder that others filled meanwhile makes this fail, and is left alone
+    except OSError as error:
+        if error.filename not in (None, str(part), part):
+            raise
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    old = _beside(path)
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name in the same folder that nothing else uses; cut short because names end at 255 bytes."""
+    path = Path(os.path.abspath(path))  # `.` has no name to put another beside
+    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix[:20]}")
 
 
 def unwritable(path: Path, error: OSError) -> DataError:
@@ -46,23 +102,22 @@ def unwritable(path: Path, error: OSError) -> DataError:
     )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def writable_folder(path: Path) -> Path:
     """Create `path` if needed and prove that files can be written there.
 
     Raises:
         DataError: `path` is a file, or the folder cannot be written.
     """
+    path = Path(path)
     if path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file, not a folder", hint="choose another --out")
-    with atomic_path(path / ".writable") as part:
-        part.write_bytes(b"")
-    (path / ".writable").unlink(missing_ok=True)
+    probe = path / f".writable.{secrets.token_hex(4)}.part"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(path, error) from error
     return path
 
 
@@ -74,7 +129,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 file, or nothing; line ends stay as given."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, _utf8(text))
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8, with `\\udc80` and its like for file names that are no text: JSON reads those back as they were."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,7 +152,7 @@ def read_json(path: Path, *, hint: str = "") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist", hint=hint or "check the path") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON: {error}", hint=hint or "delete it and run the command again") from error
 
 
@@ -112,7 +172,7 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
         with path.open("ab") as journal:
-            journal.write((("\n" if torn else "") + "".join(json_line(row) for row in rows)).encode("utf-8"))
+            journal.write(_utf8(("\n" if torn else "") + "".join(json_line(row) for row in rows)))
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -124,12 +184,20 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a journal in order; lines that were torn by a kill are left out; a missing file has no rows."""
-    if not path.exists():
+    """Rows of a journal in order; lines that were torn by a kill are left out; a missing file has no rows.
+
+    Raises:
+        DataError: the file exists and cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}", hint="check the path and its permissions") from error
     rows = []
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict):
                 rows.append(row)
