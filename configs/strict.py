@@ -1,0 +1,73 @@
+"""Typed configuration: unknown keys are refused with a suggestion, wrong values in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aoi.errors import ConfigError
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
+    """Build `model` from `values`.
+
+    Args:
+        where: the file or option group named in errors.
+
+    Raises:
+        ConfigError: naming the key at fault, with the nearest known key for a misspelt one.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = sorted(_fields_at(model, first["loc"][:-1]))
+            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {key} in {where}", hint=hint) from error
+        raise ConfigError(f"{key or 'value'} in {where}: {first['msg'].removeprefix('Value error, ')}", hint="correct the value") from error
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Field names of the model nested at `location`, as far as annotations tell."""
+    here: type[BaseModel] = model
+    for part in location:
+        field = here.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            here = annotation
+    return set(here.model_fields)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}", hint="correct the line it names") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values", hint="see configs/ for examples")
+    return value

@@ -1,0 +1,147 @@
+"""Frozen feature networks: one call from uint8 images to named feature maps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from aoi.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """One feature map a network can give."""
+
+    name: str
+    stride: int
+    """Input pixels per cell."""
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A frozen network that gives the feature maps named in `layers`."""
+
+    name: str
+    """Full weight name or architecture, such as `resnet18.tv_in1k` or `aoi-small`."""
+    source: str
+    """Where the weights came from: a file, `cache`, `hub` or `embedded`."""
+    fingerprint: str
+    """SHA-256 over architecture, normalisation and every weight: identity for caches and run folders."""
+    network: nn.Module
+    """N×3×H×W normalised float32 to the list of feature maps in `available`."""
+    available: tuple[FeatureMap, ...]
+    """Everything the network gives, finest grid first."""
+    layers: tuple[str, ...]
+    """The maps that calls return."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    device: str = "cpu"
+
+    def __call__(self, images: np.ndarray) -> dict[str, torch.Tensor]:
+        """Feature maps of N×H×W×3 uint8 RGB images: layer name to N×C×h×w float32 on `device`."""
+        with torch.inference_mode():
+            # A channels-last view: NHWC bytes are already in the order the convolutions like.
+            pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+            mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
+            std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
+            maps = self.network((pixels - mean) / std)
+            return {
+                spec.name: found.float().contiguous() for spec, found in zip(self.available, maps, strict=True) if spec.name in self.layers
+            }
+
+    def layers_for(self, strides: Sequence[int]) -> tuple[str, ...]:
+        """Names of the maps nearest to the wanted strides, finest first.
+
+        Networks whose maps all have one stride (vision transformers) give maps spread evenly over the deeper half instead.
+        """
+        if len({spec.stride for spec in self.available}) == 1 and len(self.available) > len(strides):
+            last = len(self.available) - 1
+            picks = sorted({round(last * (0.5 + 0.25 * i / max(len(strides) - 1, 1))) for i in range(len(strides))})
+            return tuple(self.available[i].name for i in picks)
+        names = [min(reversed(self.available), key=lambda spec: abs(np.log2(spec.stride / stride))).name for stride in strides]
+        return tuple(spec.name for spec in self.available if spec.name in names)
+
+    def with_layers(self, layers: Sequence[str]) -> Backbone:
+        """The same network giving `layers` only.
+
+        Raises:
+            ConfigError: a name it does not have.
+        """
+        known = [spec.name for spec in self.available]
+        unknown = [name for name in layers if name not in known]
+        if unknown:
+            raise ConfigError(f"backbone {self.name} has no layer {unknown[0]}", hint=f"its layers are: {', '.join(known)}")
+        ordered = tuple(name for name in known if name in set(layers))
+        return Backbone(self.name, self.source, self.fingerprint, self.network, self.available, ordered, self.mean, self.std, self.device)
+
+    def channels(self, layer: str) -> int:
+        """Channels of one of its maps."""
+        return next(spec.channels for spec in self.available if spec.name == layer)
+
+
+def wrap(
+    network: nn.Module,
+    *,
+    name: str,
+    source: str,
+    layer_names: Sequence[str],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    device: str = "cpu",
+    probe: int = 224,
+) -> Backbone:
+    """Freeze `network` and learn the stride and width of each of its maps from one pass over a blank image.
+
+    Args:
+        network: N×3×H×W float32 to a sequence of N×C×h×w maps, in the order of `layer_names`.
+        probe: side of the blank image, pixels.
+    """
+    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        maps = list(network(torch.zeros(1, 3, probe, probe, device=device)))
+    specs = [FeatureMap(layer, round(probe / found.shape[-1]), int(found.shape[1])) for layer, found in zip(layer_names, maps, strict=True)]
+    fingerprint = _fingerprint(network, (name, tuple(layer_names), tuple(mean), tuple(std)))
+    means, stds = (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+    return Backbone(name, source, fingerprint, network, tuple(specs), tuple(layer_names), means, stds, device)
+
+
+def _fingerprint(network: nn.Module, identity: tuple[object, ...]) -> str:
+    digest = hashlib.sha256(repr(identity).encode())
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resolve_device(device: str) -> str:
+    """`auto` becomes `cuda` where there is one, else `cpu`.
+
+    Raises:
+        ConfigError: the device is not one torch knows or has.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {device} cannot be used: {str(error).splitlines()[0]}", hint="use --device cpu, or `aoi doctor` to see what there is"
+        ) from error
+    return device
+
+
+def load_backbone(name: str | None = None, weights: Path | None = None, *, device: str = "cpu") -> Backbone:
+    """Find, load and freeze a backbone; see `aoi.detect.weights` for where it is looked for."""
+    from aoi.detect.weights import find_backbone
+
+    return find_backbone(name, weights, device=resolve_device(device))

@@ -1,0 +1,210 @@
+"""Images through a frozen backbone, once each, kept as feature maps that every detector shares."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aoi.data.content import file_hash
+from aoi.data.files import read_json, unwritable, write_json
+from aoi.data.images import read_image, resize_image
+from aoi.data.progress import Progress, silent
+from aoi.detect.backbones import Backbone
+from aoi.errors import DataError
+
+BATCH = 16
+"""Images per forward pass; fixed, so that an image's features do not depend on how a command was split up."""
+CACHE_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BadImage:
+    """An image that could not be used, and why."""
+
+    path: Path
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The row of a report."""
+        return {"image_path": str(self.path), "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureSet:
+    """Feature maps of some images at one size through one backbone."""
+
+    layers: Mapping[str, np.ndarray]
+    """Layer name to N×C×h×w float32, finest grid first; a memory map when it came from a cache."""
+    image_size: tuple[int, int]
+    """Height and width of the network's input, pixels."""
+    paths: tuple[Path, ...]
+    """The N image files, in order."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> FeatureSet:
+        """The images at `indices`, in that order (copies)."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return FeatureSet(
+            {name: np.ascontiguousarray(maps[chosen]) for name, maps in self.layers.items()},
+            self.image_size,
+            tuple(self.paths[i] for i in chosen),
+        )
+
+    def batches(self, size: int = 64) -> Iterator[dict[str, torch.Tensor]]:
+        """Layer name to n×C×h×w float32 tensors, at most `size` images at a time, in order."""
+        for start in range(0, len(self), size):
+            # Copied because a read-only memory map cannot back a tensor.
+            yield {name: torch.from_numpy(np.array(maps[start : start + size])) for name, maps in self.layers.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extraction:
+    """Features of the images that could be read, and the ones that could not."""
+
+    features: FeatureSet
+    bad: tuple[BadImage, ...]
+
+
+def load_batches(paths: Sequence[Path], size: tuple[int, int], batch: int = BATCH) -> Iterator[list[tuple[Path, np.ndarray | BadImage]]]:
+    """Read and resize images ahead of the consumer, `batch` at a time, in order; an unreadable one comes as a `BadImage`.
+
+    Yields:
+        lists of (path, HWC uint8 RGB of `size`, or why there is none).
+    """
+
+    def load(path: Path) -> np.ndarray | BadImage:
+        try:
+            return resize_image(read_image(path), size)
+        except DataError as error:
+            return BadImage(path, error.message)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+        ahead = [[pool.submit(load, path) for path in chunk] for chunk in chunks[:2]]
+        for i, chunk in enumerate(chunks):
+            if i + 2 < len(chunks):
+                ahead.append([pool.submit(load, path) for path in chunks[i + 2]])
+            yield [(path, future.result()) for path, future in zip(chunk, ahead.pop(0), strict=True)]
+
+
+def extract(
+    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], *, cache: Path | None = None, progress: Progress = silent
+) -> Extraction:
+    """Features of every readable image among `paths`.
+
+    Args:
+        paths: image files.
+        backbone: the frozen network; its `layers` decide what is kept.
+        image_size: (height, width) every image is resized to, antialiased bilinear, without keeping the aspect.
+        cache: a folder of finished extractions, keyed by the content of the images, weights and size; None keeps features in memory.
+        progress: called with stage `features`.
+    """
+    key = _cache_key(paths, backbone, image_size) if cache is not None and paths else None
+    if cache is not None and key is not None:
+        kept = _read_cache(cache / key, paths)
+        if kept is not None:
+            progress("features", len(paths), len(paths))
+            return kept
+    extraction = _extract(paths, backbone, image_size, progress)
+    if cache is not None and key is not None:
+        _write_cache(cache / key, extraction)
+        return _read_cache(cache / key, paths) or extraction
+    return extraction
+
+
+def extract_features(
+    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], *, cache: Path | None = None, progress: Progress = silent
+) -> FeatureSet:
+    """Like `extract`, for callers to whom an unreadable image is an error.
+
+    Raises:
+        DataError: naming the first unreadable image and how many there are.
+    """
+    extraction = extract(paths, backbone, image_size, cache=cache, progress=progress)
+    if extraction.bad:
+        first = extraction.bad[0]
+        more = f" (and {len(extraction.bad) - 1} more)" if len(extraction.bad) > 1 else ""
+        raise DataError(f"{first.reason}{more}", hint="`aoi data check` lists every unreadable file; replace or delete them")
+    return extraction.features
+
+
+def _extract(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> Extraction:
+    kept: list[Path] = []
+    bad: list[BadImage] = []
+    maps: dict[str, np.ndarray] = {}
+    progress("features", 0, len(paths))
+    for chunk in load_batches(paths, image_size):
+        bad += [image for _, image in chunk if isinstance(image, BadImage)]
+        images = [(path, image) for path, image in chunk if not isinstance(image, BadImage)]
+        if images:
+            for name, found in backbone(np.stack([image for _, image in images])).items():
+                if name not in maps:
+                    maps[name] = np.empty((len(paths), *found.shape[1:]), np.float32)
+                maps[name][len(kept) : len(kept) + len(images)] = found.cpu().numpy()
+            kept += [path for path, _ in images]
+        progress("features", len(kept) + len(bad), len(paths))
+    features = FeatureSet({name: array[: len(kept)] for name, array in maps.items()}, image_size, tuple(kept))
+    return Extraction(features, tuple(bad))
+
+
+def _cache_key(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int]) -> str:
+    digest = hashlib.sha256(repr((CACHE_SCHEMA, backbone.fingerprint, backbone.layers, image_size)).encode())
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for content in pool.map(_hash_or_reason, paths):
+            digest.update(content.encode())
+    return digest.hexdigest()[:32]
+
+
+def _hash_or_reason(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except DataError as error:
+        return error.message
+
+
+def _write_cache(folder: Path, extraction: Extraction) -> None:
+    """Write beside and rename, so that a folder of this name is always whole."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        features = extraction.features
+        for i, array in enumerate(features.layers.values()):
+            np.save(part / f"{i}.npy", array)
+        meta = {
+            "layers": list(features.layers),
+            "image_size": features.image_size,
+            "bad": [bad.as_dict() for bad in extraction.bad],
+        }
+        write_json(part / "meta.json", meta)
+        part.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # otherwise another process finished the same work first
+            raise unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _read_cache(folder: Path, paths: Sequence[Path]) -> Extraction | None:
+    if not (folder / "meta.json").is_file():
+        return None
+    meta = read_json(folder / "meta.json")
+    reasons = {row["image_path"]: row["reason"] for row in meta["bad"]}
+    arrays = {name: np.load(folder / f"{i}.npy", mmap_mode="r") for i, name in enumerate(meta["layers"])}
+    kept = tuple(path for path in paths if str(path) not in reasons)
+    if any(len(array) != len(kept) for array in arrays.values()):
+        return None
+    bad = tuple(BadImage(path, reasons[str(path)]) for path in paths if str(path) in reasons)
+    return Extraction(FeatureSet(arrays, tuple(meta["image_size"]), kept), bad)

@@ -1,0 +1,148 @@
+"""PatchCore: a memory bank of good patches and the distance to it (Roth et al. 2022, arXiv 2106.08265)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from aoi.configs.strict import StrictModel
+from aoi.data.progress import Progress, silent
+from aoi.detect.anomaly_map import Upsampling, anomaly_maps
+from aoi.detect.coreset import greedy_k_center
+from aoi.detect.detector import Scores, register_detector
+from aoi.detect.features import FeatureSet
+from aoi.detect.neighbours import MemoryBank
+from aoi.errors import ConfigError, ModelError
+
+
+class PatchCoreOptions(StrictModel):
+    """The parameters of the paper."""
+
+    coreset_ratio: float = Field(0.1, gt=0, le=1, description="share of all good patches kept in the bank")
+    neighbours: int = Field(
+        9, ge=1, description="bank features around the nearest one that reweight the image score; 1 turns reweighting off"
+    )
+    patch_size: int = Field(3, ge=1, description="side of the neighbourhood averaged into a patch feature, cells; odd")
+    upsampling: Upsampling = Field("bilinear", description="how patch scores reach image size before smoothing")
+    blur_sigma: float = Field(4.0, ge=0, description="standard deviation of the map's Gaussian, pixels")
+
+
+def patch_embedding(maps: Mapping[str, torch.Tensor], layers: tuple[str, ...], patch_size: int) -> torch.Tensor:
+    """Locally aware patch features (PatchCore §3.1): each map averaged over its neighbourhood, brought to the finest grid, stacked.
+
+    Args:
+        maps: layer name to n×C×h×w float32.
+        layers: finest grid first.
+        patch_size: side of the averaging window, odd; borders average with zeros, as in the reference implementations.
+
+    Returns:
+        n×ΣC×h×w float32 on the grid of the first layer.
+    """
+    pooled = [functional.avg_pool2d(maps[name], patch_size, 1, patch_size // 2) for name in layers]
+    grid = pooled[0].shape[-2:]
+    return torch.cat([pooled[0], *(functional.interpolate(item, grid, mode="bilinear") for item in pooled[1:])], dim=1)
+
+
+@register_detector("patchcore")
+class PatchCore:
+    """Nearest-neighbour distance of patch features to a coreset of the good ones."""
+
+    options_model: ClassVar[type[StrictModel]] = PatchCoreOptions
+    strides: ClassVar[tuple[int, ...]] = (8, 16)
+    name = "patchcore"
+
+    def __init__(self, options: PatchCoreOptions, *, layers: tuple[str, ...], seed: int, device: str = "cpu") -> None:
+        if options.patch_size % 2 == 0:
+            raise ConfigError(f"patch_size {options.patch_size} is even", hint="use 1, 3, 5 or another odd number")
+        self.options = options
+        self.layers = layers
+        self.seed = seed
+        self.device = device
+        self.bank: MemoryBank | None = None
+        self._features: np.ndarray = np.empty(0, np.float32)
+
+    def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
+        """Select the memory bank from all patches of good images by greedy k-center."""
+        patches = self._patches(features, progress)
+        start = int(np.random.default_rng(self.seed).integers(len(patches)))
+        k = max(1, int(len(patches) * self.options.coreset_ratio))
+        chosen = greedy_k_center(patches, k, start=start, progress=progress).indices
+        self._set_bank(patches[torch.from_numpy(chosen).to(patches.device)])
+
+    def _patches(self, features: FeatureSet, progress: Progress) -> torch.Tensor:
+        """All patch features, P×D float32."""
+        patches: torch.Tensor | None = None
+        filled = 0
+        for maps in features.batches():
+            rows = _rows(self.embedding(maps))
+            if patches is None:
+                per_image = len(rows) // len(next(iter(maps.values())))
+                patches = torch.empty((per_image * len(features), rows.shape[1]), device=self.device)
+            patches[filled : filled + len(rows)] = rows
+            filled += len(rows)
+            progress("patches", filled, len(patches))
+        if patches is None:
+            raise ModelError("PatchCore cannot be fitted on no images", hint="put good images into train/good")
+        return patches
+
+    def embedding(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Patch features n×D×h×w of a batch of feature maps."""
+        return patch_embedding({name: maps[name].to(self.device) for name in self.layers}, self.layers, self.options.patch_size)
+
+    def _set_bank(self, features: torch.Tensor) -> None:
+        self._features = features.cpu().numpy()
+        self.bank = MemoryBank(features)
+
+    def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
+        """Distances of every patch to the bank as smooth maps, and the reweighted largest one per image."""
+        maps = np.empty((len(features), *features.image_size), np.float32)
+        image_scores = np.empty(len(features))
+        done = 0
+        for batch in features.batches(16):
+            patch_scores, scores = self.score_patches(self.embedding(batch))
+            smooth = anomaly_maps(patch_scores, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
+            maps[done : done + len(smooth)] = smooth.cpu().numpy()
+            image_scores[done : done + len(smooth)] = scores.cpu().numpy()
+            done += len(smooth)
+            progress("score", done, len(features))
+        return Scores(maps, image_scores)
+
+    def score_patches(self, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distance of every patch to the bank, n×h×w float32, and the image scores, n float32."""
+        if self.bank is None:
+            raise ModelError("this PatchCore has not been fitted", hint="call fit, or load a run folder")
+        count, _, height, width = embedding.shape
+        rows = _rows(embedding)
+        distance, index = self.bank.nearest(rows)
+        per_image = distance.view(count, -1)
+        top = per_image.argmax(1)
+        flat = top + torch.arange(count, device=top.device) * per_image.shape[1]
+        return per_image.view(count, height, width), self._image_scores(rows[flat], distance[flat], index[flat])
+
+    def _image_scores(self, queries: torch.Tensor, distance: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
+        """The largest patch distance, reweighted by how crowded the bank is around its neighbour (PatchCore eq. 7)."""
+        assert self.bank is not None
+        if self.options.neighbours == 1 or len(self.bank) == 1:
+            return distance
+        centre = self.bank.features[nearest] + self.bank.offset
+        _, around = self.bank.k_nearest(centre, self.options.neighbours)
+        support = (queries[:, None] - self.bank.offset - self.bank.features[around]).square().sum(2).sqrt()
+        return (1 - support.softmax(1)[:, 0]) * distance
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The bank, M×D float32."""
+        return {"memory_bank": self._features}
+
+    def restore(self, state: Mapping[str, Any], image_size: tuple[int, int]) -> None:
+        """Take over a bank."""
+        self._set_bank(torch.from_numpy(np.ascontiguousarray(state["memory_bank"])).to(self.device))
+
+
+def _rows(embedding: torch.Tensor) -> torch.Tensor:
+    """n×D×h×w to (n·h·w)×D."""
+    return embedding.permute(0, 2, 3, 1).reshape(-1, embedding.shape[1])
