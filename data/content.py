@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from aoi.data.sample import Dataset
 from aoi.errors import DataError
 
 
@@ -23,8 +27,32 @@ def file_hash(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
 
 
+def file_hashes(paths: Sequence[Path]) -> list[str]:
+    """`file_hash` of every path, in order; threads, because hashing and reading both let the others run."""
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
+        return list(pool.map(file_hash, paths))
+
+
 def pixel_hash(image: np.ndarray) -> str:
     """SHA-256 of shape and pixels, hexadecimal: equal for the same picture in another lossless file format."""
     digest = hashlib.sha256(repr((image.shape, str(image.dtype))).encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the keys, images and masks of a data set, hexadecimal: changes with any of them, not with the folder's place.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    images = file_hashes([sample.path for sample in dataset.samples])
+    masked = [sample for sample in dataset.samples if sample.mask_path is not None]
+    masks = dict(
+        zip((sample.key for sample in masked), file_hashes([sample.mask_path for sample in masked if sample.mask_path]), strict=True)
+    )
+    digest = hashlib.sha256()
+    for sample, image in sorted(zip(dataset.samples, images, strict=True), key=lambda pair: pair[0].key):
+        row = f"{sample.key}\0{image}\0{masks.get(sample.key, '')}\n"
+        digest.update(row.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

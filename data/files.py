@@ -53,7 +53,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         DataError: `path` is taken, or its parent cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # `.` has no name and cannot be renamed
     if path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file, not a folder", hint="choose another --out")
     if not replace and path.is_dir() and any(path.iterdir()):
@@ -90,8 +90,7 @@ def _exchange(new: Path, path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     """A hidden name in the same folder that nothing else uses; cut short because names end at 255 bytes."""
-    path = Path(os.path.abspath(path))  # `.` has no name to put another beside
-    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix[:20]}")
+    return path.parent / (f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix[:20]}")
 
 
 def unwritable(path: Path, error: OSError) -> DataError:

@@ -1,40 +1,179 @@
-"""The layouts a data set may have on disk."""
+"""The layouts a data set may have on disk: MVTec AD, DS-MVTec, or a plain folder of good images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from aoi.data.images import IMAGE_SUFFIXES
-from aoi.data.sample import GOOD, Dataset, Sample, Split
+from aoi.data.sample import GOOD, Dataset, Layout, Sample, Split
 from aoi.errors import DataError
+
+MASK_ENDINGS = ("_mask", "", "_rgb_mask", "_rbg_mask")
+"""What may follow an image's name in its mask's name, best first; Defect Spectrum spells `rgb` both ways."""
+
+DS_MASK_FOLDERS = ("mask", "rgb_mask", "rbg_mask")
+"""Where DS-MVTec keeps masks, best first: class indices, then colours."""
+
+_EXPECTED = (
+    "point at a category with train/good and test/<type> (MVTec AD), with image/<type> and mask/<type> (DS-MVTec), "
+    "or at a folder that holds good images"
+)
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Find out which layout `root` has and list its samples.
+    """Find out which layout `root` has and list its samples, training images first; no image is opened.
+
+    * MVTec AD: `{train,test}/<label>/NAME.*`, masks `ground_truth/<label>/NAME_mask.*` or `NAME.*`. Either split may be absent.
+    * DS-MVTec: `image/<label>/NNN.png`, masks `mask/<label>/NNN_mask.png`, else the coloured `rgb_mask` (or `rbg_mask`). These are
+      MVTec AD's test images, so every one is in the test split.
+    * Plain folder: the images directly in it are good and in the train split.
 
     Raises:
-        DataError: `root` does not exist or holds no images in any known layout.
+        DataError: `root` does not exist, is a file, holds several categories, or holds no images in any of these layouts.
     """
-    root = Path(root)
-    if (root / "train").is_dir():
-        return _mvtec(root)
-    raise DataError(f"no data set in {root}", hint="it needs train/good and test/<type> folders, or images")
+    root = existing_folder(Path(root))
+    samples = _samples(root)
+    if not samples:
+        raise _no_dataset(root)
+    return Dataset(root, category_name(root), layout_of(root) or "folder", tuple(samples))
+
+
+def existing_folder(path: Path) -> Path:
+    """`path` itself, if it is a folder.
+
+    Raises:
+        DataError: it does not exist or is something else.
+    """
+    try:
+        if path.is_dir():
+            return path
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot open {path}: {error}", hint="check the path and its permissions") from error
+    if there:
+        raise DataError(f"{path} is a file, not a folder", hint=_EXPECTED)
+    raise DataError(f"there is no folder {path}", hint=_nearby(path))
+
+
+def layout_of(root: Path) -> Layout | None:
+    """`mvtec` or `ds-mvtec` by the folders that are there, None for anything else."""
+    if (root / "train").is_dir() or (root / "test").is_dir():
+        return "mvtec"
+    if (root / "image").is_dir() and _subfolders(root / "image"):
+        return "ds-mvtec"
+    return None
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in `folder`, sorted by name; hidden files are left out."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    """Image files directly in `folder`, sorted by name; hidden files and everything that is not a file are left out.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    return [path for path in _entries(folder) if is_image_name(path) and path.is_file()]
 
 
-def _mvtec(root: Path) -> Dataset:
+def is_image_name(path: Path) -> bool:
+    """True for the suffix of an image format, in any case, unless the name is hidden (as half-written files are)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def category_name(root: Path) -> str:
+    """The name of the part: the folder's own, or that of the folder around a `train/good`."""
+    parts = root.resolve().parts
+    if len(parts) > 3 and parts[-2:] == ("train", GOOD):
+        return parts[-3]
+    return parts[-1] if len(parts) > 1 else "root"
+
+
+def find_masks(folder: Path) -> dict[str, list[Path]]:
+    """Mask files of one label by the name of the image they belong to (its stem), best spelling first; {} if there is no such folder."""
+    masks: dict[str, list[tuple[int, Path]]] = {}
+    for path in list_images(folder) if folder.is_dir() else []:
+        for rank, ending in enumerate(MASK_ENDINGS):
+            if path.stem.endswith(ending) and len(path.stem) > len(ending):
+                masks.setdefault(path.stem[: len(path.stem) - len(ending)], []).append((rank, path))
+    return {stem: [path for _, path in sorted(found)] for stem, found in masks.items()}
+
+
+def mask_folders(root: Path, label: str) -> list[Path]:
+    """Where the masks of `label` may be, best first."""
+    if layout_of(root) == "ds-mvtec":
+        return [root / name / label for name in DS_MASK_FOLDERS]
+    return [root / "ground_truth" / label]
+
+
+def label_folders(root: Path) -> Iterator[tuple[Split, Path]]:
+    """Every `<split>/<label>` folder, training first, labels sorted."""
+    sources: tuple[tuple[Split, str], ...] = (("test", "image"),)
+    if layout_of(root) == "mvtec":
+        sources = (("train", "train"), ("test", "test"))
+    for split, name in sources:
+        for folder in _subfolders(root / name):
+            yield split, folder
+
+
+def _samples(root: Path) -> list[Sample]:
+    if layout_of(root) is None:
+        return [Sample(path, "train", GOOD) for path in list_images(root)]
     samples = []
-    splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
-        if not (root / split).is_dir():
-            continue
-        for folder in sorted(path for path in (root / split).iterdir() if path.is_dir()):
-            masks = root / "ground_truth" / folder.name
-            for path in list_images(folder):
-                mask = masks / f"{path.stem}_mask.png"
-                samples.append(Sample(path, split, folder.name, mask if folder.name != GOOD and mask.exists() else None))
-    return Dataset(root, root.resolve().name, "mvtec", tuple(samples))
+    for split, folder in label_folders(root):
+        label = folder.name
+        masks = [find_masks(place) for place in mask_folders(root, label)] if label != GOOD else []
+        for path in list_images(folder):
+            mask = next((found[path.stem][0] for found in masks if path.stem in found), None)
+            samples.append(Sample(path, split, label, mask))
+    return samples
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror or error}", hint="check the path and its permissions") from error
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _no_dataset(root: Path) -> DataError:
+    """Say what is there instead, since the right folder is usually one step up or down."""
+    if layout_of(root) == "mvtec":
+        loose = next((folder for folder in (root / "train", root / "test") if folder.is_dir() and list_images(folder)), None)
+        if loose is not None:
+            return DataError(f"the images in {loose} are in no label's folder", hint=f"move good images to {loose / GOOD}")
+        return DataError(f"no images in {root}/train/* or {root}/test/*", hint=f"put defect-free images into {root / 'train' / GOOD}")
+    folders = _subfolders(root)
+    categories = [path.name for path in folders if layout_of(path) is not None]
+    if categories:
+        return DataError(
+            f"{root} holds {len(categories)} data sets, not one: {listed(categories)}", hint=f"name one, such as {root / categories[0]}"
+        )
+    holders = [path.name for path in folders if list_images(path)]
+    if holders:
+        message = f"no images directly in {root}, but in its folders {listed(holders)}"
+        return DataError(message, hint=f"name the folder of good images, such as {root / (GOOD if GOOD in holders else holders[0])}")
+    return DataError(f"no images in {root}", hint=_EXPECTED)
+
+
+def listed(names: list[str], limit: int = 20) -> str:
+    """`a, b, c and 4 more`: as many names as a person reads."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _nearby(path: Path) -> str:
+    """A remedy that names what the nearest existing folder does hold."""
+    import difflib
+
+    above = path.parent
+    try:
+        names = [entry.name for entry in above.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return "check the path"
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {above / close[0]}?" if close else "check the path"

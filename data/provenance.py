@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -30,15 +31,24 @@ def provenance(command: str, *, seed: int | None, inputs: Mapping[str, str] | No
         "seed": seed,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
+        "machine": machine(),
         "git_commit": git_commit(),
         "inputs": dict(inputs or {}),
     }
 
 
+_LIBRARIES = ("torch", "torchvision", "timm", "anomalib", "diffusers", "transformers", "numpy", "scipy", "opencv-python-headless", "pillow")
+
+
+def machine() -> dict[str, Any]:
+    """What the run stood on: operating system, processor and its cores; the host's name is nobody's business."""
+    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, aoi and the libraries whose release can change a number."""
     found = {"python": platform.python_version(), "aoi": aoi.__version__}
-    for name in ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow"):
+    for name in _LIBRARIES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -53,7 +63,7 @@ def git_commit() -> str | None:
         return None
     try:
         said = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 Split = Literal["train", "test"]
+Layout = Literal["mvtec", "ds-mvtec", "folder"]
 GOOD = "good"
 """The label of defect-free images, as in MVTec AD's folder names."""
 
@@ -43,7 +44,7 @@ class Dataset:
     root: Path
     name: str
     """The category, such as `screw`; names runs and rows of tables."""
-    layout: Literal["mvtec", "ds-mvtec", "folder"]
+    layout: Layout
     samples: tuple[Sample, ...]
 
     def where(self, keep: Callable[[Sample], bool]) -> tuple[Sample, ...]:
