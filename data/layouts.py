@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def existing_folder(path: Path) -> Path:
         raise DataError(f"cannot open {path}: {error}", hint="check the path and its permissions") from error
     if there:
         raise DataError(f"{path} is a file, not a folder", hint=_EXPECTED)
-    raise DataError(f"there is no folder {path}", hint=_nearby(path))
+    raise DataError(f"there is no folder {path}", hint=nearest_name(path))
 
 
 def layout_of(root: Path) -> Layout | None:
@@ -166,14 +167,12 @@ def listed(names: list[str], limit: int = 20) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _nearby(path: Path) -> str:
-    """A remedy that names what the nearest existing folder does hold."""
-    import difflib
-
+def nearest_name(path: Path) -> str:
+    """The remedy for a path that does not exist: the most similar name beside it."""
     above = path.parent
     try:
-        names = [entry.name for entry in above.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
+        names = [entry.name for entry in above.iterdir() if not entry.name.startswith(".")]
+    except (OSError, ValueError):
         return "check the path"
     close = difflib.get_close_matches(path.name, names, n=1)
     return f"did you mean {above / close[0]}?" if close else "check the path"

@@ -6,7 +6,7 @@ import glob
 import os
 from pathlib import Path
 
-from aoi.data.layouts import existing_folder, is_image_name, layout_of, list_images, open_dataset
+from aoi.data.layouts import is_image_name, layout_of, list_images, nearest_name, open_dataset
 from aoi.data.sample import GOOD, Dataset, Sample
 from aoi.errors import DataError
 
@@ -31,12 +31,11 @@ def open_images(source: str | Path, *, recursive: bool = False) -> list[Path]:
         return found
     if glob.has_magic(str(source)):
         matches = (Path(match) for match in glob.iglob(str(source), recursive=True))
-        found = sorted(match for match in matches if is_image_name(match) and match.is_file())
+        found = sorted({match for match in matches if is_image_name(match) and match.is_file()})
         if not found:
             raise DataError(f"no image matches {source}", hint="check the pattern, and quote it so that the shell leaves it alone")
         return found
-    existing_folder(path)  # raises, with the nearest name that does exist
-    raise AssertionError(path)
+    raise DataError(f"there is no file or folder {path}", hint=nearest_name(path))
 
 
 def good_images(source: str | Path) -> tuple[Sample, ...]:
@@ -90,8 +89,9 @@ def _walk(folder: Path) -> list[Path]:
 def _where_images_are(folder: Path, *, recursive: bool) -> str:
     if recursive:
         return "it needs PNG, JPEG, BMP, TIFF or WebP files"
+    below = _walk(folder)
+    if not below:
+        return "it needs PNG, JPEG, BMP, TIFF or WebP files"
     if layout_of(folder) is not None:
-        return f"it is a data set: name one of its folders, such as {folder / ('test' if (folder / 'test').is_dir() else 'image')}/*/*.png"
-    if _walk(folder):
-        return "its subfolders have some: ask for them with --recursive"
-    return "it needs PNG, JPEG, BMP, TIFF or WebP files"
+        return f"it is a data set: name one of its folders, such as {below[-1].parent}"
+    return f"its subfolders have some: name one, or the pattern '{folder}/**/*{below[0].suffix}'"
