@@ -32,7 +32,7 @@ _ANYWHERE = ("anywhere", "everywhere", "whole", "entire", "all", "any", "surface
 _FILLERS = (
     *("the", "a", "of", "at", "in", "on", "to", "near", "and", "side", "part", "corner", "area", "region", "zone", "section", "half"),
     *("third", "hand", "most", "portion", "end", "of", "object", "位置", "区域", "地方", "部分", "的", "在", "处", "部", "方", "侧"),
-    *("边", "角落", "角", "端", "靠近", "靠", "偏", "向", "往", "面", "头"),
+    *("边", "角落", "角", "端", "靠近", "靠", "偏", "向", "往", "面"),
 )
 
 

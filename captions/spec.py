@@ -23,7 +23,8 @@ class SizeRange:
         if self.unit not in ("fraction", "pixels"):
             raise ConfigError(f"unknown unit of size {self.unit!r}", hint="use fraction or pixels")
         if not 0 < self.low <= self.high <= top:
-            raise ConfigError(f"a size from {self.low} to {self.high} {self.unit} is impossible", hint="give 0 < low <= high, fractions up to 1")
+            size = f"a size from {self.low} to {self.high} {self.unit}"
+            raise ConfigError(f"{size} is impossible", hint="give 0 < low <= high, fractions up to 1")
 
     def in_pixels(self, foreground_area: int) -> tuple[float, float]:
         """Smallest and largest area in pixels on a foreground of `foreground_area` pixels."""

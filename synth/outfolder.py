@@ -1,0 +1,131 @@
+"""The folder a batch is written to: claimed by its settings, journalled while it grows, sorted when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aoi.data.content import file_hash
+from aoi.data.files import append_jsonl, read_json, read_jsonl, unwritable, writable_folder, write_json, write_jsonl
+from aoi.data.provenance import SCHEMA_VERSION, provenance
+from aoi.errors import ConfigError, DataError
+from aoi.synth.manifest import ManifestRow
+
+COMMAND = "synth generate"
+MANIFEST = "manifest.jsonl"
+JOURNAL = "manifest.partial.jsonl"
+META = "meta.json"
+_LOCK = ".lock"
+
+Row = dict[str, Any]
+"""A manifest row as JSON has it."""
+
+
+def claim(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Make `out` the folder of these settings, or recognise it as theirs.
+
+    Raises:
+        ConfigError: `out` belongs to other settings or images, or holds something else.
+        DataError: `out` cannot be written.
+    """
+    if (out / META).exists():
+        _recognise(out, config, inputs)
+        writable_folder(out)
+        return
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise ConfigError(f"{out} is not empty and was not made by aoi {COMMAND}", hint="choose another --out, or empty that folder")
+    writable_folder(out)
+    write_json(out / META, provenance(COMMAND, seed=int(config["seed"]), inputs=inputs) | {"config": dict(config)})
+
+
+def _recognise(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    meta = read_json(out / META, hint=f"choose another --out, or delete {out}")
+    if not isinstance(meta, dict) or meta.get("command") != COMMAND:
+        raise ConfigError(f"{out} was made by another command", hint="choose another --out")
+    if meta.get("schema_version") != SCHEMA_VERSION:
+        version = meta.get("schema_version")
+        raise ConfigError(f"{out} has schema version {version}, this aoi writes {SCHEMA_VERSION}", hint="choose another --out")
+    before = meta.get("config") or {}
+    differ = sorted(key for key in {*config, *before} if config.get(key) != before.get(key))
+    if differ:
+        was = ", ".join(f"{key} was {before.get(key)!r} and is now {config.get(key)!r}" for key in differ)
+        raise ConfigError(f"{out} was made with other settings: {was}", hint="choose another --out, or repeat the first settings to resume")
+    if meta.get("inputs") != dict(inputs):
+        raise ConfigError(f"{out} was made from other images or textures", hint="choose another --out, or put the first images back")
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold `out` for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process is writing there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks; two runs in one folder write the same bytes anyway
+        yield
+        return
+    try:
+        handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise unwritable(out / _LOCK, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(f"another process is writing to {out}", hint="wait for it, or choose another --out") from error
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            (out / _LOCK).unlink()
+
+
+def finished_rows(out: Path) -> dict[int, Row]:
+    """Rows of an earlier run whose files are there, whole and unchanged, by index; leftovers of a kill are removed."""
+    for label in ("test", "ground_truth"):
+        for leftover in (out / label).glob("*/.*.part*"):
+            leftover.unlink(missing_ok=True)
+    rows: dict[int, Row] = {}
+    for row in (*read_jsonl(out / MANIFEST), *read_jsonl(out / JOURNAL)):
+        if isinstance(row.get("index"), int) and _is_whole(out, row):
+            rows[row["index"]] = row
+    return rows
+
+
+def _is_whole(out: Path, row: Row) -> bool:
+    if not row.get("accepted"):
+        return True
+    try:
+        return all(file_hash(out / str(row[name])) == row[f"{name}_sha256"] for name in ("image", "mask"))
+    except (DataError, KeyError):
+        return False
+
+
+def journal(out: Path, rows: Iterable[ManifestRow]) -> list[Row]:
+    """Note finished rows, so that a killed run knows what it has; the rows as JSON has them."""
+    noted = [row.as_dict() for row in rows]
+    append_jsonl(out / JOURNAL, noted)
+    return noted
+
+
+def complete(out: Path, rows: Mapping[int, Row]) -> None:
+    """Write the sorted manifest, then forget the journal."""
+    write_jsonl(out / MANIFEST, (rows[index] for index in sorted(rows)))
+    (out / JOURNAL).unlink(missing_ok=True)
+
+
+def digest(files: Iterable[tuple[str, Path]]) -> str:
+    """One SHA-256 over names and contents; a file that cannot be read counts as unreadable instead of stopping."""
+    whole = hashlib.sha256()
+    for name, path in files:
+        try:
+            content = file_hash(path)
+        except DataError:
+            content = "unreadable"
+        whole.update(f"{name}\0{content}\0".encode())
+    return whole.hexdigest()

@@ -1,0 +1,68 @@
+"""The values that travel through `aoi.synth`, and the one verb every generator has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from aoi.captions.spec import DefectSpec
+from aoi.errors import DataError
+from aoi.synth.region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a defect was made."""
+
+    generator: str
+    """The registered name."""
+    kind: str
+    """The kind of defect that was asked for."""
+    place: str
+    """The canonical name of the place."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """What the generator drew: JSON-ready numbers, strings and lists."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"generator": self.generator, "kind": self.kind, "place": self.place, "parameters": dict(self.parameters)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SynthDefect:
+    """One invented defect on one good image."""
+
+    image: np.ndarray
+    """HWC uint8 RGB; equal to the source wherever `mask` is False."""
+    mask: np.ndarray
+    """HW bool; the pixels that really changed (see `aoi.synth.blend.CHANGE`), not the pixels that were asked to."""
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.image.shape[:2]:
+            raise DataError(f"mask is {self.mask.shape}, image is {self.image.shape[:2]}", hint="resize the mask with nearest neighbour")
+
+    @property
+    def bbox(self) -> tuple[int, int, int, int] | None:
+        """x0, y0, x1, y1 of the mask in pixels, end-exclusive; None if nothing changed."""
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        if not len(rows):
+            return None
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+class Generator(Protocol):
+    """Anything that can put a defect on a good image."""
+
+    def generate(self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator) -> SynthDefect:
+        """Invent one defect.
+
+        Args:
+            image: HWC uint8 RGB, free of defects; never changed.
+            region: where pixels may change.
+            spec: what was asked for.
+            rng: the only source of randomness.
+        """
