@@ -9,8 +9,9 @@ import torch
 
 from aoi.data.progress import Progress, silent
 
-POOL = 768
-"""Candidates refreshed together; measured best between 512 and 1024 on two cores."""
+POOL_RANGE = (512, 16384)
+"""Fewest and most candidates refreshed together. A pool that gives few choices doubles, one that gives many halves: the best size
+depends on the data (measured on 218k×384 patches, 1 %: 57 s at 256, 10 s at 768, 2.5 s at 2048 and 8192)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,18 +43,25 @@ def greedy_k_center(points: torch.Tensor, k: int, *, start: int, progress: Progr
     bounds = distances_to(points, norms, points[start : start + 1], norms[start : start + 1]).squeeze(1)
     seen = torch.ones(len(points), dtype=torch.int64, device=points.device)
     chosen = torch.empty(k, dtype=torch.int64, device=points.device)
-    chosen[0], count = start, 1
+    chosen[0], count, pool_size = start, 1, 2048
     bounds[start] = -1.0  # never chosen twice, not even among duplicates
     while count < k:
         progress("coreset", count, k)
-        count = _grow(points, norms, bounds, seen, chosen, count)
+        before = count
+        count = _grow(points, norms, bounds, seen, chosen, count, pool_size)
+        if count - before < 8:
+            pool_size = min(pool_size * 2, POOL_RANGE[1])
+        elif count - before > 64:
+            pool_size = max(pool_size // 2, POOL_RANGE[0])
     progress("coreset", k, k)
     return Coreset(chosen.cpu().numpy(), _radius(points, norms, bounds, seen, chosen))
 
 
-def _grow(points: torch.Tensor, norms: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor, chosen: torch.Tensor, count: int) -> int:
+def _grow(
+    points: torch.Tensor, norms: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor, chosen: torch.Tensor, count: int, pool_size: int
+) -> int:
     """Refresh one pool and choose from it while that is provably right; returns the new count."""
-    size = min(POOL, len(points) - 1)
+    size = min(pool_size, len(points) - 1)
     best, order = bounds.topk(size + 1)
     pool, outside = order[:size], float(best[size])
     distance = _refresh(points, norms, bounds, seen, chosen, pool, count)
@@ -103,7 +111,7 @@ def _radius(points: torch.Tensor, norms: torch.Tensor, bounds: torch.Tensor, see
     """The exact covering radius: refresh the farthest bounds until the farthest is exact."""
     k = len(chosen)
     while True:
-        size = min(POOL, len(points))
+        size = min(POOL_RANGE[0], len(points))
         pool = bounds.topk(size).indices
         exact = _refresh(points, norms, bounds, seen, chosen, pool, k)
         bounds[pool], seen[pool] = exact, k

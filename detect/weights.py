@@ -275,3 +275,44 @@ def torchvision_backbone(network: nn.Module, *, name: str, device: str = "cpu") 
     last_of_size = list({size: stage for stage, size in sizes.items() if size > 1}.values())
     final = create_feature_extractor(network, return_nodes={stage: stage for stage in last_of_size})
     return wrap(_AsList(final), name=name, source="torchvision", layer_names=last_of_size, device=device)
+
+
+def backbone_identity(backbone: Backbone) -> dict[str, Any]:
+    """What a run folder keeps of a backbone besides its weights, for `restore_backbone`."""
+    return {
+        "name": backbone.name,
+        "source": backbone.source,
+        "fingerprint": backbone.fingerprint,
+        "maps": [spec.name for spec in backbone.available],
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+    }
+
+
+def restore_backbone(name: str, file: Path, identity: Mapping[str, Any], *, device: str) -> Backbone:
+    """The very backbone a run was fitted with, from the run's own copy of its weights.
+
+    Raises:
+        ModelError: the copy is missing or damaged, or the embedded backbone has changed since.
+    """
+    if name == EMBEDDED:
+        backbone = embedded_backbone(device)
+    elif name.partition(".")[0].endswith("_Weights"):
+        backbone = _restore_torchvision(name, file, device)
+    else:
+        network, layers = _timm_network(name, read_state_dict(file))
+        config = {"mean": identity["mean"], "std": identity["std"]}
+        backbone = _wrap_timm(network, layers, config, name=name, source=str(identity["source"]), device=device)
+    if backbone.fingerprint != identity["fingerprint"]:
+        raise ModelError(f"backbone {name} is not the one this run was fitted with", hint="fit the run again with --overwrite")
+    return backbone
+
+
+def _restore_torchvision(name: str, file: Path, device: str) -> Backbone:
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(name.partition(".")[0].removesuffix("_Weights").lower())
+    skeleton = torchvision_backbone(builder(weights=None), name=name)
+    skeleton.network.load_state_dict(read_state_dict(file))
+    layers = [spec.name for spec in skeleton.available]
+    return wrap(skeleton.network, name=name, source="torchvision", layer_names=layers, device=device)

@@ -1,0 +1,117 @@
+"""Thresholds from good images the detector did not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from aoi.data.progress import Progress, silent
+from aoi.detect.detector import Detector, Scores
+from aoi.detect.features import FeatureSet
+from aoi.errors import ConfigError
+
+ThresholdSource = Literal["crossval", "holdout", "train"]
+IMAGE_PERCENTILE = 99.5
+PIXEL_PERCENTILE = 99.9
+FOLDS = 5
+HOLDOUT_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where good ends, on raw scores, and where the estimate comes from."""
+
+    image_threshold: float
+    """An image is NG when its score is above this."""
+    pixel_threshold: float
+    """A pixel belongs to a defect region when its map value is above this."""
+    source: ThresholdSource
+    """`crossval` and `holdout`: good images the scoring model had not seen; `train`: the very images in the model (optimistic)."""
+    image_percentile: float
+    pixel_percentile: float
+    num_images: int
+    """Good images behind the estimate."""
+    map_median: float
+    """Median map value on those images: the cold end of heat maps, for pictures only."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `thresholds.json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GoodScores:
+    """Scores of good training images, and which of the images they belong to."""
+
+    scores: Scores
+    indices: np.ndarray
+    """Positions in the training set, int64."""
+    source: ThresholdSource
+
+
+def good_scores(
+    make: Callable[[], Detector],
+    fitted: Detector,
+    features: FeatureSet,
+    *,
+    source: ThresholdSource,
+    seed: int,
+    folds: int = FOLDS,
+    progress: Progress = silent,
+) -> GoodScores:
+    """Scores of good images for choosing thresholds.
+
+    Args:
+        make: gives a fresh detector like `fitted`.
+        fitted: the detector fitted on all of `features`; only `train` uses it.
+        source: `crossval`: every image scored by a model fitted on the other folds; `holdout`: a random fifth scored by a model fitted on
+            the rest; `train`: every image scored by the model that learned it, as some tools do; its patches are in the bank, so that
+            thresholds come out too low.
+        folds: for `crossval`.
+
+    Raises:
+        ConfigError: too few images to hold any out.
+    """
+    if source == "train":
+        return GoodScores(fitted.score(features), np.arange(len(features)), source)
+    folds = min(folds, len(features))
+    if folds < 2 or len(features) < 4:
+        raise ConfigError(
+            f"{len(features)} good images are too few to hold some out for thresholds",
+            hint="add good images (10 or more), or accept optimistic thresholds with --threshold-source train",
+        )
+    order = np.random.default_rng([seed, 1]).permutation(len(features))
+    parts = np.array_split(order, folds) if source == "crossval" else [order[: max(1, round(len(order) * HOLDOUT_SHARE))]]
+    maps: list[np.ndarray] = []
+    images: list[np.ndarray] = []
+    for i, held_out in enumerate(parts):
+        progress("thresholds", i, len(parts))
+        model = make()
+        model.fit(features.take(np.setdiff1d(order, held_out)))
+        found = model.score(features.take(held_out))
+        maps.append(found.maps)
+        images.append(found.image_scores)
+    progress("thresholds", len(parts), len(parts))
+    indices = np.concatenate(parts)
+    back = indices.argsort()
+    return GoodScores(Scores(np.concatenate(maps)[back], np.concatenate(images)[back]), indices[back], source)
+
+
+def thresholds_from(
+    good: GoodScores, *, image_percentile: float = IMAGE_PERCENTILE, pixel_percentile: float = PIXEL_PERCENTILE
+) -> Thresholds:
+    """Percentiles of the raw scores of good images (linear interpolation between order statistics)."""
+    values = good.scores.maps.reshape(-1)
+    pixel, median = np.percentile(values, [pixel_percentile, 50])
+    return Thresholds(
+        image_threshold=float(np.percentile(good.scores.image_scores, image_percentile)),
+        pixel_threshold=float(pixel),
+        source=good.source,
+        image_percentile=image_percentile,
+        pixel_percentile=pixel_percentile,
+        num_images=len(good.indices),
+        map_median=float(median),
+    )

@@ -1,0 +1,155 @@
+"""`aoi detect compare`: runs side by side, in numbers and in pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aoi.data.files import read_json, writable_folder, write_json, write_text
+from aoi.data.images import read_image, read_mask, write_image
+from aoi.data.layouts import open_dataset
+from aoi.data.progress import Progress, silent
+from aoi.data.sample import Dataset, Sample
+from aoi.detect.evaluate import evaluate_run
+from aoi.detect.overlay import caption, draw_overlay, side_by_side
+from aoi.detect.predictor import Predictor
+from aoi.detect.run_folder import RunConfig, RunFolder
+from aoi.errors import ConfigError, DataError
+
+COLUMNS = (
+    ("image AUROC", "image_auroc"),
+    ("pixel AUROC", "pixel_auroc"),
+    ("AUPRO@0.3", "pixel_aupro"),
+    ("AUPRO@0.05", "pixel_aupro_05"),
+    ("pixel AP", "pixel_ap"),
+    ("F1-max", "image_f1_max"),
+    ("escapes", "escapes"),
+    ("overkill", "overkill"),
+    ("images/s", "images_per_s"),
+)
+EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonReport:
+    """Metrics of several runs on one test set, and the pictures that show the difference."""
+
+    category: str
+    runs: tuple[dict[str, Any], ...]
+    """Each run's name, model, backbone and metrics."""
+    pictures: tuple[Path, ...]
+    out: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `comparison_report.json`."""
+        return {
+            "category": self.category,
+            "runs": list(self.runs),
+            "pictures": [str(path) for path in self.pictures],
+            "table": str(self.out / "comparison.md"),
+        }
+
+    def summary(self) -> str:
+        """The Markdown table and where the pictures are."""
+        return f"{self.table()}\npictures: {self.out / 'overlays'}"
+
+    def table(self) -> str:
+        """One row a run."""
+        head = "| run | model | backbone | " + " | ".join(title for title, _ in COLUMNS) + " |"
+        rule = "|---|---|---|" + "---:|" * len(COLUMNS)
+        rows = [
+            f"| {run['run']} | {run['model']} | {run['backbone']} | " + " | ".join(_cell(run.get(key)) for _, key in COLUMNS) + " |"
+            for run in self.runs
+        ]
+        return "\n".join([f"### {self.category}", "", head, rule, *rows, ""])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) and value <= 1 else f"{value:g}"
+
+
+def compare_runs(runs: list[Path], out: Path, *, device: str = "auto", progress: Progress = silent) -> ComparisonReport:
+    """Put runs of one category side by side: a table, and overlays of good parts and of mild, medium and severe defects.
+
+    A run that has not been evaluated yet is evaluated first. Severity is the defect's area: the examples are the ones nearest to
+    the smallest, the median and the largest ground-truth mask of the test set.
+
+    Raises:
+        ConfigError: fewer than two runs, or runs of different data sets.
+        DataError, ModelError: a run or its data set cannot be read.
+    """
+    if len(runs) < 2:
+        raise ConfigError("one run cannot be compared", hint="name two or more run folders")
+    configs = [RunFolder(run).read_config() for run in runs]
+    if len({config.dataset for config in configs}) > 1:
+        raise ConfigError("these runs were fitted on different data sets", hint="compare runs of one data set")
+    writable_folder(out)
+    source = open_dataset(Path(configs[0].dataset))
+    rows = tuple(_metrics_of(run, config, device, progress) for run, config in zip(runs, configs, strict=True))
+    pictures = _draw(source, runs, rows, out / "overlays", device, progress)
+    report = ComparisonReport(source.name, rows, pictures, out)
+    write_text(out / "comparison.md", report.table())
+    write_json(out / "comparison_report.json", report.as_dict())
+    return report
+
+
+def _metrics_of(run: Path, config: RunConfig, device: str, progress: Progress) -> dict[str, Any]:
+    if not (run / "metrics.json").is_file():
+        evaluate_run(run, device=device, progress=progress)
+    metrics = read_json(run / "metrics.json")
+    return {**metrics, "run": run.resolve().name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
+
+
+def example_samples(source: Dataset) -> list[tuple[str, Sample]]:
+    """Good parts and mild, medium and severe defects, each with its heading; the same on every call.
+
+    Raises:
+        DataError: the test set has no images.
+    """
+    if not source.test:
+        raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
+    good = [sample for sample in source.test if not sample.is_anomalous]
+    areas = [(int(read_mask(sample.mask_path).sum()), sample) for sample in source.test if sample.mask_path is not None]
+    areas.sort(key=lambda item: (item[0], item[1].key))
+    chosen = [("good", good[i]) for i in _spread(len(good), EXAMPLES)]
+    for heading, centre in (("mild", 0.0), ("medium", 0.5), ("severe", 1.0)):
+        first = round(centre * max(len(areas) - EXAMPLES, 0))
+        chosen += [(heading, sample) for _, sample in areas[first : first + EXAMPLES]]
+    return chosen
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    return sorted({round(value) for value in np.linspace(0, count - 1, min(count, wanted))}) if count else []
+
+
+def _draw(
+    source: Dataset, runs: list[Path], rows: tuple[dict[str, Any], ...], folder: Path, device: str, progress: Progress
+) -> tuple[Path, ...]:
+    predictors = [Predictor(run, device=device) for run in runs]
+    examples = example_samples(source)
+    written = []
+    for i, (heading, sample) in enumerate(examples):
+        progress("pictures", i, len(examples))
+        image = read_image(sample.path)
+        truth = read_mask(sample.mask_path) if sample.mask_path else None
+        panels = [caption(image, f"{heading}: {_ascii(sample.label)}", alarm=sample.is_anomalous)]
+        for row, predictor in zip(rows, predictors, strict=True):
+            found = predictor.predict([image])[0]
+            picture = draw_overlay(image, found.anomaly_map, predictor.thresholds, regions=found.regions.mask, truth=truth)
+            text = f"{_ascii(row['run'])} {'NG' if found.is_anomaly else 'OK'} {found.score:.2f}/{predictor.thresholds.image_threshold:.2f}"
+            panels.append(caption(picture, text, alarm=found.is_anomaly))
+        path = folder / f"{i:02d}_{heading}_{sample.label}_{sample.path.stem}.png"
+        write_image(path, side_by_side(panels))
+        written.append(path)
+    progress("pictures", len(examples), len(examples))
+    return tuple(written)
+
+
+def _ascii(text: str) -> str:
+    """OpenCV's letters are ASCII only."""
+    return text.encode("ascii", "replace").decode()

@@ -1,0 +1,236 @@
+"""`aoi detect fit`: good images in, a run folder out."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aoi.configs.strict import StrictModel
+from aoi.data.content import dataset_fingerprint
+from aoi.data.files import writable_folder, write_json, write_jsonl
+from aoi.data.layouts import open_dataset
+from aoi.data.progress import Progress, silent
+from aoi.data.provenance import provenance
+from aoi.data.sample import Dataset
+from aoi.data.sources import require_train_good
+from aoi.detect.backbones import Backbone, load_backbone
+from aoi.detect.calibration import (
+    IMAGE_PERCENTILE,
+    PIXEL_PERCENTILE,
+    GoodScores,
+    Thresholds,
+    ThresholdSource,
+    good_scores,
+    thresholds_from,
+)
+from aoi.detect.detector import Detector, detector_family, make_detector
+from aoi.detect.features import BadImage, FeatureSet, extract
+from aoi.detect.logs import log_fit
+from aoi.detect.measure import Stopwatch, peak_memory_mb
+from aoi.detect.run_folder import RunConfig, RunFolder, save_detector, write_config, write_meta
+from aoi.detect.weights import backbone_identity
+from aoi.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What to fit and how; everything else is the papers' default."""
+
+    model: str = "patchcore"
+    backbone: str | None = None
+    """Weight name; None for the best that is on this machine, the embedded one at the least."""
+    weights: Path | None = None
+    image_size: tuple[int, int] = (256, 256)
+    """Height, width of the network's input."""
+    layers: tuple[str, ...] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the detector's options model."""
+    seed: int = 0
+    threshold_source: ThresholdSource = "crossval"
+    image_percentile: float = IMAGE_PERCENTILE
+    pixel_percentile: float = PIXEL_PERCENTILE
+    min_area: int = 0
+    max_area: int | None = None
+    device: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fit made and what it cost."""
+
+    run: Path
+    model: str
+    category: str
+    backbone: str
+    backbone_source: str
+    num_train: int
+    thresholds: Thresholds
+    seconds: dict[str, float]
+    """`load`, `features`, `fit`, `thresholds` and `total`; `features` includes reading the images."""
+    peak_memory_mb: float
+    skipped: tuple[BadImage, ...]
+    resumed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; the thresholds at the top level, as in `evaluate`."""
+        features = self.seconds.get("features") or float("nan")
+        return {
+            "run": str(self.run),
+            "model": self.model,
+            "category": self.category,
+            "backbone": self.backbone,
+            "backbone_source": self.backbone_source,
+            "num_train": self.num_train,
+            "image_threshold": self.thresholds.image_threshold,
+            "pixel_threshold": self.thresholds.pixel_threshold,
+            "threshold_source": self.thresholds.source,
+            "seconds": self.seconds,
+            "images_per_s": self.num_train / features,
+            "peak_memory_mb": self.peak_memory_mb,
+            "skipped": [bad.as_dict() for bad in self.skipped],
+            "resumed": self.resumed,
+        }
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"{self.model} on {self.category}: {self.num_train} good images, backbone {self.backbone} ({self.backbone_source})",
+            f"image threshold {self.thresholds.image_threshold:.4g}, pixel threshold {self.thresholds.pixel_threshold:.4g} "
+            f"({self.thresholds.source}, {self.thresholds.num_images} good images)",
+            "already fitted with these settings" if self.resumed else f"fitted in {self.seconds['total']:.1f} s",
+            f"run folder: {self.run}",
+        ]
+        return "\n".join([*(f"skipped {bad.path}: {bad.reason}" for bad in self.skipped), *lines])
+
+
+def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: Progress = silent) -> FitReport:
+    """Fit a detector on a data set's good training images and write its run folder.
+
+    A finished run with the same settings and data is returned as it is; an unfinished one is finished, with the features it has.
+
+    Args:
+        dataset: an MVTec layout, or a plain folder of good images.
+        out: the run folder; None for `runs/<model>/<category>/<run_id>`.
+
+    Raises:
+        DataError, ConfigError, ModelError: see their messages.
+    """
+    watch = Stopwatch()
+    source = open_dataset(dataset)
+    require_train_good(source)
+    backbone, family = load_backbone(options.backbone, options.weights, device=options.device), detector_family(options.model)
+    backbone = backbone.with_layers(options.layers or backbone.layers_for(family.strides))
+    template = make_detector(options.model, options.options, layers=backbone.layers, seed=options.seed, device=backbone.device)
+    config = _resolved(source, backbone, template.options, options)
+    folder = RunFolder(out or _default_folder(config))
+    fingerprint = dataset_fingerprint(source)
+    kept = _finished(folder, config, fingerprint, backbone, overwrite=options.overwrite)
+    if kept is not None:
+        return kept
+    writable_folder(folder.root)
+    write_config(folder, config)
+    watch.lap("load")
+    extraction = extract([sample.path for sample in source.train_good], backbone, options.image_size, cache=folder.cache, progress=progress)
+    features = extraction.features
+    if len(features) < 2:
+        raise DataError(
+            f"only {len(features)} readable good images in {source.root}", hint="`aoi data check` lists what is wrong with the rest"
+        )
+    watch.lap("features")
+    detector = _fresh(config, backbone)
+    detector.fit(features, progress=progress)
+    watch.lap("fit")
+    good = good_scores(
+        lambda: _fresh(config, backbone), detector, features, source=config.threshold_source, seed=config.seed, progress=progress
+    )
+    thresholds = thresholds_from(good, image_percentile=config.image_percentile, pixel_percentile=config.pixel_percentile)
+    watch.lap("thresholds")
+    _write(folder, detector, backbone, thresholds, good, features)
+    report = FitReport(
+        folder.root, config.model, config.category, backbone.name, backbone.source, len(features), thresholds,
+        watch.seconds(), peak_memory_mb(), extraction.bad, resumed=False,
+    )  # fmt: skip
+    _declare_whole(folder, report, config, backbone, fingerprint)
+    return report
+
+
+def _resolved(source: Dataset, backbone: Backbone, checked: Any, options: FitOptions) -> RunConfig:
+    assert isinstance(checked, StrictModel)
+    return RunConfig(
+        model=options.model,
+        dataset=str(source.root.resolve()),
+        category=source.name,
+        backbone=backbone.name,
+        weights=backbone.source,
+        layers=backbone.layers,
+        image_size=options.image_size,
+        seed=options.seed,
+        options=checked.model_dump(),
+        threshold_source=options.threshold_source,
+        image_percentile=options.image_percentile,
+        pixel_percentile=options.pixel_percentile,
+        min_area=options.min_area,
+        max_area=options.max_area,
+    )
+
+
+def _fresh(config: RunConfig, backbone: Backbone) -> Detector:
+    return make_detector(config.model, config.options, layers=config.layers, seed=config.seed, device=backbone.device)
+
+
+def _default_folder(config: RunConfig) -> Path:
+    run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return Path("runs") / config.model / config.category / run_id
+
+
+def _finished(folder: RunFolder, config: RunConfig, fingerprint: str, backbone: Backbone, *, overwrite: bool) -> FitReport | None:
+    """The report of the run that is there already, None when there is work to do.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if overwrite or not folder.root.exists() or not any(folder.root.iterdir()):
+        if overwrite and folder.meta.exists():
+            folder.meta.unlink()  # from here on the folder is an unfinished run
+        return None
+    if not folder.meta.is_file():
+        if folder.config.is_file() or folder.cache.is_dir():
+            return None
+        raise ConfigError(f"{folder.root} is not empty and not a run folder", hint="choose another --out")
+    meta = folder.read_meta()
+    same = folder.read_config() == config and meta.get("inputs", {}).get("dataset") == fingerprint
+    if not same or meta.get("backbone", {}).get("fingerprint") != backbone.fingerprint:
+        raise ConfigError(f"{folder.root} holds a run with other settings or data", hint="choose another --out, or add --overwrite")
+    skipped = tuple(BadImage(Path(row["image_path"]), row["reason"]) for row in meta["skipped"])
+    return FitReport(
+        folder.root, config.model, config.category, backbone.name, backbone.source, meta["num_train"], folder.read_thresholds(),
+        meta["seconds"], meta["peak_memory_mb"], skipped, resumed=True,
+    )  # fmt: skip
+
+
+def _write(
+    folder: RunFolder, detector: Detector, backbone: Backbone, thresholds: Thresholds, good: GoodScores, features: FeatureSet
+) -> None:
+    save_detector(folder, detector, backbone)
+    write_json(folder.thresholds, thresholds.as_dict())
+    rows = [
+        {"image_path": str(features.paths[i]), "pred_score": float(score), "scored_by": good.source}
+        for i, score in zip(good.indices, good.scores.image_scores, strict=True)
+    ]
+    write_jsonl(folder.root / "preds_train.jsonl", rows)
+    log_fit(folder.root / "logs", np.asarray(good.scores.image_scores), thresholds)
+
+
+def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, backbone: Backbone, fingerprint: str) -> None:
+    meta = provenance("detect fit", seed=config.seed, inputs={"dataset": fingerprint})
+    meta |= {"backbone": backbone_identity(backbone), "threshold_source": config.threshold_source}
+    details = report.as_dict()
+    meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped")}
+    write_meta(folder, meta)
+    shutil.rmtree(folder.cache, ignore_errors=True)

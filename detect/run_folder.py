@@ -1,0 +1,165 @@
+"""A run folder: a fitted detector and everything needed to use it again, anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from aoi.configs.strict import StrictModel, load_yaml, validated
+from aoi.data.files import atomic_path, read_json, write_json, write_text
+from aoi.data.provenance import SCHEMA_VERSION
+from aoi.detect.backbones import Backbone
+from aoi.detect.calibration import Thresholds, ThresholdSource
+from aoi.detect.detector import Detector, make_detector
+from aoi.errors import AoiError, ModelError
+
+
+class RunConfig(StrictModel):
+    """The resolved settings of a run: the content of its `config.yaml`."""
+
+    model: str
+    dataset: str
+    category: str
+    backbone: str
+    weights: str
+    """Where the backbone's weights came from."""
+    layers: tuple[str, ...]
+    image_size: tuple[int, int]
+    """Height, width."""
+    seed: int
+    options: dict[str, Any]
+    threshold_source: ThresholdSource
+    image_percentile: float = Field(gt=0, le=100)
+    pixel_percentile: float = Field(gt=0, le=100)
+    min_area: int = Field(0, ge=0)
+    """Regions below this many pixels of the original image are not reported."""
+    max_area: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of a run, by name."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings, YAML."""
+        return self.root / "config.yaml"
+
+    @property
+    def meta(self) -> Path:
+        """Provenance; written last, so that its presence says the run is whole."""
+        return self.root / "meta.json"
+
+    @property
+    def weights(self) -> Path:
+        """The fitted detector."""
+        return self.root / "weights" / "model.safetensors"
+
+    @property
+    def backbone(self) -> Path:
+        """The backbone's weights; absent for the embedded one."""
+        return self.root / "weights" / "backbone.safetensors"
+
+    @property
+    def thresholds(self) -> Path:
+        """The decision thresholds."""
+        return self.root / "thresholds.json"
+
+    @property
+    def cache(self) -> Path:
+        """Features of an unfinished fit."""
+        return self.root / ".cache"
+
+    def read_config(self) -> RunConfig:
+        """The run's settings.
+
+        Raises:
+            ModelError: not a run folder, unfinished, or of another schema version.
+        """
+        self.require_whole()
+        return validated(RunConfig, load_yaml(self.config), where=str(self.config))
+
+    def read_meta(self) -> dict[str, Any]:
+        """The run's provenance."""
+        meta = read_json(self.meta)
+        return meta if isinstance(meta, dict) else {}
+
+    def require_whole(self) -> None:
+        """Refuse what is not a finished run of this schema version."""
+        if not self.root.is_dir():
+            raise ModelError(f"run folder {self.root} does not exist", hint="make it with `aoi detect fit DATASET --out RUN`")
+        if not self.meta.is_file():
+            what = "an unfinished run" if self.config.is_file() or self.cache.is_dir() else "not a run folder"
+            raise ModelError(f"{self.root} is {what}", hint="run `aoi detect fit` with this --out to finish it")
+        try:
+            version = self.read_meta().get("schema_version")
+        except AoiError as error:
+            raise ModelError(f"{self.meta} is damaged: {error.message}", hint="fit the run again with --overwrite") from error
+        if version != SCHEMA_VERSION:
+            raise ModelError(
+                f"{self.root} has schema version {version}, this aoi reads {SCHEMA_VERSION}",
+                hint="fit the run again, or use the aoi version named in its meta.json",
+            )
+
+    def read_thresholds(self) -> Thresholds:
+        """The run's thresholds; edit the file to move them.
+
+        Raises:
+            ModelError: the file is missing, damaged or has other fields.
+        """
+        try:
+            return Thresholds(**read_json(self.thresholds))
+        except (AoiError, TypeError) as error:
+            raise ModelError(f"{self.thresholds} is damaged: {error}", hint="fit the run again with --overwrite") from error
+
+
+def save_detector(folder: RunFolder, detector: Detector, backbone: Backbone) -> None:
+    """Write the detector's arrays, and the backbone's where it is not part of the package."""
+    from safetensors.numpy import save_file as save_arrays
+    from safetensors.torch import save_file as save_tensors
+
+    arrays = {name: np.ascontiguousarray(value) for name, value in detector.state().items()}
+    with atomic_path(folder.weights) as part:
+        save_arrays(arrays, part)
+    if backbone.source != "embedded":
+        state = {key: value.detach().cpu().contiguous() for key, value in backbone.network.state_dict().items()}
+        with atomic_path(folder.backbone) as part:
+            save_tensors(state, part)
+
+
+def load_detector(folder: RunFolder, *, device: str = "cpu") -> tuple[Detector, Backbone]:
+    """The fitted detector of a run and its backbone.
+
+    Raises:
+        ModelError: a file is missing or torn, or the backbone is not the one the run was fitted with.
+    """
+    from safetensors.numpy import load_file
+
+    from aoi.detect.weights import restore_backbone
+
+    config, meta = folder.read_config(), folder.read_meta()
+    backbone = restore_backbone(config.backbone, folder.backbone, meta["backbone"], device=device).with_layers(config.layers)
+    detector = make_detector(config.model, config.options, layers=config.layers, seed=config.seed, device=backbone.device)
+    try:
+        detector.restore(load_file(folder.weights), config.image_size)
+    except Exception as error:  # safetensors raises its own types for torn files
+        raise ModelError(f"cannot read {folder.weights}: {error}", hint="fit the run again with --overwrite") from error
+    return detector, backbone
+
+
+def write_config(folder: RunFolder, config: RunConfig) -> None:
+    """Write the resolved settings."""
+    import yaml
+
+    write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def write_meta(folder: RunFolder, meta: dict[str, Any]) -> None:
+    """Write the provenance, which declares the run whole."""
+    write_json(folder.meta, meta)
