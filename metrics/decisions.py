@@ -15,7 +15,7 @@ class Decisions:
     """The four counts at one threshold; a rate is None where its class is absent."""
 
     threshold: float
-    """`score >= threshold` is rejected (NG)."""
+    """`score > threshold` is rejected (NG), as everywhere in `aoi.detect`."""
     rejected_defects: int
     escaped_defects: int
     rejected_good: int
@@ -48,7 +48,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def decide(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Decisions:
-    """Count what `score >= threshold` accepts and rejects.
+    """Count what `score > threshold` rejects and what passes.
 
     Args:
         scores: N float, raw.
@@ -59,5 +59,5 @@ def decide(scores: np.ndarray, labels: np.ndarray, threshold: float) -> Decision
         DataError: shapes differ or a score is NaN or infinite.
     """
     defective, good = split_scores(scores, labels)
-    caught, overkill = int((defective >= threshold).sum()), int((good >= threshold).sum())
+    caught, overkill = int((defective > threshold).sum()), int((good > threshold).sum())
     return Decisions(float(threshold), caught, len(defective) - caught, overkill, len(good) - overkill)

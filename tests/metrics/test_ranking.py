@@ -146,11 +146,12 @@ def test_a_thinned_curve_keeps_its_ends(rng):
 
 
 def test_decisions_count_escapes_and_overkill():
-    decisions = decide(np.array([0.1, 0.5, 0.6, 0.5, 0.4, 0.9]), np.array([0, 0, 0, 1, 1, 1]), 0.5)
+    decisions = decide(np.array([0.1, 0.5, 0.6, 0.5, 0.4, 0.9]), np.array([0, 0, 0, 1, 1, 1]), 0.45)
     assert (decisions.rejected_good, decisions.passed_good, decisions.rejected_defects, decisions.escaped_defects) == (2, 1, 2, 1)
     assert decisions.escape_rate == pytest.approx(1 / 3)
     assert decisions.overkill_rate == pytest.approx(2 / 3)
     assert decisions.f1 == pytest.approx(2 * 2 / (2 * 2 + 2 + 1))
+    assert decide(np.array([0.5]), np.array([1]), 0.5).escaped_defects == 1  # at the threshold is still OK, as in a run
     alone = decide(np.array([0.1, 0.9]), np.array([0, 0]), 0.5)
     assert (alone.escape_rate, alone.f1, alone.overkill_rate) == (None, None, 0.5)
     assert alone.as_dict()["overkill_rate"] == 0.5
