@@ -175,7 +175,8 @@ def write_defect(batch: Batch, index: int, out: Path) -> ManifestRow:
         return attempt.row
     row, defect, label = attempt.row, attempt.defect, batch.options.folder
     texts = {"synthetic": "true", "generator": row.generator, "kind": row.kind, "seed": "-".join(map(str, row.seed)), "source": row.source}
-    image = png_bytes(defect.image[..., 0] if attempt.prepared.grey and is_grey(defect.image) else defect.image, texts)
+    grey = attempt.prepared.grey and is_grey(defect.image)  # a third of the bytes and of the time, and reads back the same
+    image = png_bytes(defect.image[..., 0] if grey else defect.image, texts)
     mask = png_bytes(defect.mask.astype(np.uint8) * 255, texts)
     names = (f"test/{label}/{index:06d}.png", f"ground_truth/{label}/{index:06d}_mask.png")
     for name, content in zip(names, (image, mask), strict=True):

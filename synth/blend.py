@@ -78,7 +78,13 @@ def match_surroundings(image: np.ndarray, painted: np.ndarray, shape: np.ndarray
 
 def changed(image: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The pixels in which any channel differs by more than `CHANGE`; HW bool from two HWC uint8."""
-    return np.asarray(cv2.absdiff(image, other).max(axis=2) > CHANGE)
+    return difference(image, other) > CHANGE
+
+
+def difference(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The largest channel's absolute difference; HW uint8 from two HWC uint8."""
+    red, green, blue = cv2.split(cv2.absdiff(image, other))  # plane by plane: ten times faster than a reduction over the last axis
+    return np.asarray(cv2.max(cv2.max(red, green), blue))
 
 
 def settle(image: np.ndarray, mixed: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

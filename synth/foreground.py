@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -74,7 +75,7 @@ def find_foreground(image: np.ndarray, mode: ForegroundMode = "auto") -> np.ndar
     part = solid(distance > threshold)
     if not part.any() or (mode == "auto" and not weigh(distance, threshold, separation, part).credible):
         return np.ones((height, width), bool)
-    return _at_full_size(distance, part, threshold, (width, height))
+    return _at_size(snap_outline(small, distance, without_shadow(small, distance, threshold, part)), (width, height))
 
 
 def background_distance(image: np.ndarray) -> np.ndarray:
@@ -89,34 +90,35 @@ def background_distance(image: np.ndarray) -> np.ndarray:
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     height, width = lab.shape[:2]
     ring = _ring(height, width)
-    y = np.broadcast_to(np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None], (height, width))
-    x = np.broadcast_to(np.linspace(-0.5, 0.5, width, dtype=np.float32)[None], (height, width))
-    colours, terms = lab[ring], np.stack([np.ones(int(ring.sum()), np.float32), x[ring], y[ring]])
+    y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
+    x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None]
+    colours = np.ascontiguousarray(lab[ring].T)
+    terms = np.stack([np.ones(colours.shape[1], np.float32), *(np.broadcast_to(axis, ring.shape)[ring] for axis in (x, y))])
     drift = np.zeros((3, 3), np.float32)
-    drift[0] = _commonest(colours)
-    keep = _norm(colours - drift[0]) < 40
+    drift[0] = _commonest(colours.T)
+    keep = _norm(colours - drift[0][:, None]) < 40
     for reach in (20, 12):
         if keep.sum() < 0.2 * len(keep) or not (np.ptp(terms[1:, keep], axis=1) > 0.6).all():
             break
-        drift = _plane(terms[:, keep], colours[keep])
-        keep = _norm(colours - _at(drift, terms[1], terms[2])) < reach
-    away = _norm(lab - _at(drift, x, y))
+        drift = _plane(terms[:, keep], colours[:, keep])
+        keep = _norm([colour - _at(drift[:, each], terms[1], terms[2]) for each, colour in enumerate(colours)]) < reach
+    away = _norm([plane - _at(drift[:, each], x, y) for each, plane in enumerate(cv2.split(lab))])
     return np.asarray(np.minimum(cv2.GaussianBlur(away, (0, 0), 0.8), 255), np.float32)
 
 
-def _norm(colours: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sqrt(colours[..., 0] ** 2 + colours[..., 1] ** 2 + colours[..., 2] ** 2))
+def _norm(channels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(channels[0] ** 2 + channels[1] ** 2 + channels[2] ** 2))
 
 
 def _plane(terms: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Least-squares coefficients (3 terms x 3 channels) by the normal equations; sums instead of BLAS, whose bits depend on its threads."""
     normal = np.array([[float((a * b).sum()) for b in terms] for a in terms])
-    right = np.array([[float((a * colours[:, channel]).sum()) for channel in range(3)] for a in terms])
+    right = np.array([[float((a * colour).sum()) for colour in colours] for a in terms])
     return np.linalg.solve(normal, right).astype(np.float32)
 
 
 def _at(drift: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.asarray(drift[0] + x[..., None] * drift[1] + y[..., None] * drift[2])
+    return np.asarray(drift[0] + x * drift[1] + y * drift[2])
 
 
 def otsu(values: np.ndarray) -> tuple[float, float]:
@@ -201,30 +203,71 @@ def _ring(height: int, width: int) -> np.ndarray:
 def _commonest(colours: np.ndarray) -> np.ndarray:
     """The middle of the fullest cell among N x 3 colours, by a coarse histogram smoothed over its neighbours."""
     cells = (colours / 16).astype(np.int64)
-    keys = cells[:, 0] * 256 + cells[:, 1] * 16 + cells[:, 2]
-    counts = np.bincount(keys, minlength=4096).reshape(16, 16, 16).astype(np.float32)
-    smooth = sum(np.roll(counts, shift, axis) for axis in range(3) for shift in (-1, 0, 1))
-    cell = np.array(np.unravel_index(int(np.argmax(smooth)), counts.shape))
-    near = np.abs(cells - cell).max(axis=1) <= 1
+    counts = np.zeros((18, 18, 18), np.int64)
+    np.add.at(counts, tuple(cells.T + 1), 1)
+    smooth = counts[1:-1, 1:-1, 1:-1] * 2 + counts[:-2, 1:-1, 1:-1] + counts[2:, 1:-1, 1:-1]
+    smooth += counts[1:-1, :-2, 1:-1] + counts[1:-1, 2:, 1:-1] + counts[1:-1, 1:-1, :-2] + counts[1:-1, 1:-1, 2:]
+    cell = np.array(np.unravel_index(int(np.argmax(smooth)), smooth.shape))
+    near = (np.abs(cells - cell) <= 1).all(axis=1)
     return np.asarray(np.median(colours[near], axis=0), np.float32)
 
 
 def _filled(part: np.ndarray, limit: float) -> np.ndarray:
     """HW uint8 with holes of less than `limit` pixels closed, as bool."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - part, connectivity=4)
-    pinholes = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < limit)
-    return np.asarray((part > 0) | np.isin(labels, pinholes[pinholes > 0]))
+    small = stats[:, cv2.CC_STAT_AREA] < limit
+    small[0] = False
+    return np.asarray((part > 0) | small[labels])
 
 
-def _at_full_size(distance: np.ndarray, part: np.ndarray, threshold: float, size: tuple[int, int]) -> np.ndarray:
-    """Redraw the outline at `size` = (width, height): the distance decides near the outline, `part` everywhere else."""
-    rough = part.astype(np.uint8)
-    kernel = np.ones((3, 3), np.uint8)
-    inner, outer = cv2.erode(rough, kernel), cv2.dilate(rough, kernel)
-    fine = cv2.resize(distance, size, interpolation=cv2.INTER_LINEAR) > threshold
-    within = cv2.resize(outer, size, interpolation=cv2.INTER_NEAREST) > 0
-    surely = cv2.resize(inner, size, interpolation=cv2.INTER_NEAREST) > 0
-    return np.asarray((fine & within) | surely)
+def without_shadow(image: np.ndarray, distance: np.ndarray, threshold: float, part: np.ndarray) -> np.ndarray:
+    """The estimate at a stricter threshold, if that puts the outline onto clearly stronger edges: a soft shadow has none.
+
+    Args:
+        image: HWC uint8 RGB.
+        distance: HW float32, see `background_distance`.
+        threshold: what `part` (HW bool) was found with.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    edges = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, dx, dy) for dx, dy in ((1, 0), (0, 1))))
+    typical = float(np.percentile(distance[part], 75))
+    best, strongest = part, 1.25 * _edge_strength(edges, part)
+    for step in (0.3, 0.55):
+        stricter = solid(distance > threshold + step * (typical - threshold))
+        if stricter.sum() >= 0.45 * part.sum() and (strength := _edge_strength(edges, stricter)) > strongest:
+            best, strongest = stricter, strength
+    return best
+
+
+def _edge_strength(edges: np.ndarray, part: np.ndarray) -> float:
+    rim = part & (cv2.erode(part.astype(np.uint8), _disc(3)) == 0)
+    return float(edges[rim].mean()) if rim.any() else 0.0
+
+
+def snap_outline(image: np.ndarray, distance: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Move the outline onto the strongest edge near it (Meyer's watershed), which leaves soft shadows out and brings dim flanks in.
+
+    Args:
+        image: HWC uint8 RGB.
+        distance: HW float32, see `background_distance`.
+        part: HW bool, the estimate.
+    """
+    rough, reach = part.astype(np.uint8), max(2, round(max(part.shape) / 32))
+    surely = part & (distance > 0.8 * float(np.median(distance[part])))
+    surely |= cv2.erode(rough, _disc(2 * reach + 1)) > 0
+    markers = np.zeros(part.shape, np.int32)
+    markers[cv2.erode(surely.astype(np.uint8), _disc(3)) > 0] = 2
+    markers[cv2.dilate(rough, _disc(2 * reach + 1)) == 0] = 1
+    if not (markers == 2).any() or not (markers == 1).any():
+        return part
+    snapped = cv2.watershed(cv2.GaussianBlur(image, (0, 0), 0.7), markers) == 2
+    # The watershed itself belongs to neither side: one pixel of it back keeps the part's own edge.
+    return np.asarray(cv2.dilate(snapped.astype(np.uint8), _disc(3)) > 0)
+
+
+def _at_size(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """HW bool at `size` = (width, height), its outline smoothed."""
+    return np.asarray(cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
 
 class ForegroundCache:

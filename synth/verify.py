@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from aoi.synth.blend import difference
 from aoi.synth.paint import luma
 from aoi.synth.region import Region
 from aoi.synth.types import SynthDefect
@@ -42,9 +43,10 @@ def fault(image: np.ndarray, defect: SynthDefect, region: Region, wanted_area: f
 
 def mean_change(image: np.ndarray, defect: SynthDefect) -> float:
     """Mean over the mask of the largest channel's absolute change, in grey levels; 0 for an empty mask."""
-    if not defect.mask.any():
+    if (bbox := defect.bbox) is None:
         return 0.0
-    return float(cv2.absdiff(image, defect.image).max(axis=2)[defect.mask].mean())
+    rows, columns = slice(bbox[1], bbox[3]), slice(bbox[0], bbox[2])
+    return float(difference(image[rows, columns], defect.image[rows, columns])[defect.mask[rows, columns]].mean())
 
 
 def visibility(image: np.ndarray, defect: SynthDefect) -> float:
@@ -63,7 +65,7 @@ def visibility(image: np.ndarray, defect: SynthDefect) -> float:
     mask = defect.mask[rows, columns]
     before, after = (each[rows, columns].astype(np.float32) for each in (image, defect.image))
     smooth_before, smooth_after = cv2.GaussianBlur(before, (0, 0), 1.5), cv2.GaussianBlur(after, (0, 0), 1.5)
-    step = np.abs(smooth_after - smooth_before).max(axis=2)[mask].mean()
+    step = np.abs(smooth_after - smooth_before)[mask].max(axis=1).mean()
     unrest = luma(smooth_before).std()
     fine_before = luma(before - smooth_before)[mask].std() + 2
     fine_after = luma(after - smooth_after)[mask].std() + 2
