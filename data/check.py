@@ -138,8 +138,8 @@ def _missing_masks(dataset: Dataset) -> Iterator[Finding]:
         message = f"none of the {len(defects)} defect images has a mask: only image-level metrics can be had"
         yield Finding("warning", "no-masks", ".", message, "put masks into ground_truth/<type>/NAME_mask.png")
         return
+    hint = "draw NAME_mask.png; until then pixel metrics leave the image out"
     for sample in without:
-        hint = f"draw {sample.path.stem}_mask.png; pixel metrics leave the image out"
         yield Finding("warning", "missing-mask", inside(dataset, sample.path), "a defect image without a mask", hint)
 
 

@@ -7,6 +7,7 @@ from trying thirty formats and converting twice, the two are within 5 %, so a se
 from __future__ import annotations
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -59,8 +60,8 @@ def decode(path: Path, convert: Callable[[Image.Image], T]) -> T | Trouble:
                 return _too_large(f"it is {picture.width} x {picture.height} pixels")
             picture.load()
             return convert(picture)
-    except Image.DecompressionBombError as error:
-        return _too_large("its header claims more than twice that", error)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's word for the same limit
+        return _too_large(f"its header claims {_megapixels(error)} megapixels", error)
     except Exception as error:  # decoders that are fed garbage raise anything: struct.error, SyntaxError, ZeroDivisionError ...
         return _explained(path, error)
 
@@ -81,6 +82,12 @@ def _too_large(why: str, cause: Exception | None = None) -> Trouble:
     return Trouble(
         "too-large", f"{why}, the limit is {MAX_PIXELS // 10**6} megapixels", "crop or tile it, or delete it if it is corrupt", cause
     )
+
+
+def _megapixels(error: Exception) -> str:
+    """The size that Pillow's message names: `Image size (3600000000 pixels) exceeds limit ...`."""
+    named = re.search(r"\((\d+) pixels", str(error))
+    return str(round(int(named[1]) / 10**6)) if named else "too many"
 
 
 def _explained(path: Path, error: Exception) -> Trouble:

@@ -90,7 +90,7 @@ class CheckReport:
     def summary(self) -> str:
         """Plain text for people: what is there, then the findings by kind, worst first."""
         lines = [f"{self.name} ({self.layout}): {sum(self.counts.values())} images, {self.masks} masks, {self._size_words()}"]
-        lines += [f"  {place:<28} {count:>6}" for place, count in self.counts.items()]
+        lines += [f"  {count:>6}  {place}" for place, count in self.counts.items()]
         kinds = dict.fromkeys((finding.severity, finding.code) for finding in self.findings)
         for severity, code in kinds:
             alike = [finding for finding in self.findings if (finding.severity, finding.code) == (severity, code)]

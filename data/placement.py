@@ -86,12 +86,12 @@ def _strangers(dataset: Dataset, known: set[Path]) -> Iterator[Finding]:
         images = [name for name in unread if is_image_name(Path(name))]
         others = [name for name in unread if name not in images]
         if images:
-            message = f"{len(images)} images that no layout expects there: {listed(images, 3)}"
-            yield Finding("info", "unused-images", where, message, "they are ignored; move them if they should count")
+            message = f"no layout expects images there: {listed(images, 3)}"
+            yield Finding("info", "unused-images", where, message, "ignored; move them if they should count")
         if others:
             severity: Severity = "warning" if folder in labels else "info"
-            message = f"{len(others)} files that are no images: {listed(others, 3)}"
-            yield Finding(severity, "unknown-files", where, message, "they are ignored; convert or delete them")
+            message = f"not images: {listed(others, 3)}"
+            yield Finding(severity, "unknown-files", where, message, "ignored; convert or delete them")
 
 
 def _is_companion(name: str, *, at_top: bool) -> bool:
