@@ -20,7 +20,7 @@ from aoi.synth.options import GenerateOptions
 
 CHUNK = 4
 """Defects a process makes before it reports: what a kill can lose, for each process."""
-_WORTH_A_PROCESS = 40
+_WORTH_A_PROCESS = 60
 """Fewer defects than this are made sooner here than in a process that must start first."""
 
 

@@ -79,7 +79,9 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
     if bend:
         across = across + np.float32(bend) * _bow(along, long, rng)
     rho = np.sqrt((along / np.float32(long)) ** 2 + (across / np.float32(short)) ** 2)
-    field = _roughness(family, window.shape, long, short, angle, rng) - rho - _fringe(region, window, short)
+    # The wall keeps every outline well inside its window: an outline cut by a rectangle shows.
+    wall = np.float32(30) * np.square(np.maximum(rho - np.float32(0.75 * spread), 0))
+    field = _roughness(family, window.shape, long, short, angle, rng) - rho - wall - _fringe(region, window, short)
     mask = _highest(field, region.mask[window.slices], area)
     if family != "speckle":
         mask = _without_dust(mask, max(2, area // 40))
@@ -117,8 +119,8 @@ def _roughness(family: Family, shape: tuple[int, int], long: float, short: float
         along = max(4.0, 0.35 * long)
         return np.float32(rng.uniform(0.1, 0.35)) * fractal_noise(shape, (max(2.0, 2 * short), along), rng, octaves=2, angle=angle)
     if family == "vein":
-        return np.float32(-7.0) * np.abs(fractal_noise(shape, max(4.0, 0.9 * long), rng, octaves=3, gain=0.45))
-    return np.asarray(np.float32(1.6) * fractal_noise(shape, max(2.0, 0.4 * short), rng, octaves=2))
+        return np.asarray(np.float32(-7.0) * np.abs(fractal_noise(shape, max(4.0, 0.9 * long), rng, octaves=3, gain=0.45)))
+    return np.float32(1.6) * fractal_noise(shape, max(2.0, 0.4 * short), rng, octaves=2)
 
 
 def _fringe(region: Region, window: Window, short: float) -> np.ndarray:

@@ -14,8 +14,12 @@ MIN_AREA = 6
 """Fewer changed pixels are no defect that anybody could label."""
 MIN_CHANGE = 7.0
 """Least mean change of the changed pixels, in grey levels of 255."""
-MIN_VISIBILITY = 0.3
-"""Least `visibility`; at this value a patient person just finds the spot beside the original."""
+MIN_VISIBILITY = 1.0
+"""Least `visibility`."""
+_MOST_UNREST = 20.0
+"""Grey levels; a larger deviation comes from the part's own edges and flanks, which hide nothing as a grain does."""
+_MARGIN = 12
+"""Pixels around a defect that stand for the surface it lies on."""
 
 
 def fault(image: np.ndarray, defect: SynthDefect, region: Region, wanted_area: float) -> str | None:
@@ -36,7 +40,7 @@ def fault(image: np.ndarray, defect: SynthDefect, region: Region, wanted_area: f
         return "outside its region"
     if (change := mean_change(image, defect)) < MIN_CHANGE:
         return f"too faint: mean change {change:.1f} of 255"
-    if (seen := visibility(image, defect)) < MIN_VISIBILITY:
+    if (seen := visibility(image, defect, region.foreground)) < MIN_VISIBILITY:
         return f"hidden by the texture: visibility {seen:.2f}"
     return None
 
@@ -49,24 +53,33 @@ def mean_change(image: np.ndarray, defect: SynthDefect) -> float:
     return float(difference(image[rows, columns], defect.image[rows, columns])[defect.mask[rows, columns]].mean())
 
 
-def visibility(image: np.ndarray, defect: SynthDefect) -> float:
-    """How much a defect stands out from the texture it lies on: the greater of two contrasts.
+def visibility(image: np.ndarray, defect: SynthDefect, part: np.ndarray | None = None) -> float:
+    """How much a defect stands out from the texture it lies on; about 1 for what one can just find beside the original.
 
-    The first is the smoothed change in units of the surface's own smoothed unrest; the second is how far the roughness changed
-    (absolute logarithm of the ratio of the fine structure's deviation). A weave pasted onto the same weave changes every pixel
-    and has neither.
+    The greater of two contrasts. The first is the change at some scale in units of what two places of the same surface differ by at that
+    scale (plus what is invisible even on a plain surface); the second is how far the roughness changed. A weave pasted onto the same
+    weave changes every pixel by a lot and stays below 1 in both.
+
+    Args:
+        image: HWC uint8 RGB, the source.
+        defect: what became of it.
+        part: HW bool; pixels that count as the same surface, None for all.
     """
     bbox = defect.bbox
     if bbox is None:
         return 0.0
-    margin = 6
-    rows = slice(max(0, bbox[1] - margin), bbox[3] + margin)
-    columns = slice(max(0, bbox[0] - margin), bbox[2] + margin)
+    rows = slice(max(0, bbox[1] - _MARGIN), bbox[3] + _MARGIN)
+    columns = slice(max(0, bbox[0] - _MARGIN), bbox[2] + _MARGIN)
     mask = defect.mask[rows, columns]
     before, after = (each[rows, columns].astype(np.float32) for each in (image, defect.image))
-    smooth_before, smooth_after = cv2.GaussianBlur(before, (0, 0), 1.5), cv2.GaussianBlur(after, (0, 0), 1.5)
-    step = np.abs(smooth_after - smooth_before)[mask].max(axis=1).mean()
-    unrest = luma(smooth_before).std()
-    fine_before = luma(before - smooth_before)[mask].std() + 2
-    fine_after = luma(after - smooth_after)[mask].std() + 2
-    return float(max(step / (unrest + 6), abs(np.log(fine_after / fine_before))))
+    surface = np.ones_like(mask) if part is None else part[rows, columns] | mask
+    seen, fine = 0.0, (0.0, 0.0)
+    for sigma in (1.0, 2.0, 4.0):
+        smooth_before, smooth_after = (cv2.GaussianBlur(each, (0, 0), sigma) for each in (before, after))
+        step = float(np.sqrt(np.square(smooth_after - smooth_before)[mask].mean(axis=0).max()))
+        unrest = min(float(luma(smooth_before)[surface].std()), _MOST_UNREST)
+        seen = max(seen, step / (np.sqrt(2) * unrest + 3.5))
+        if sigma == 1.0:
+            fine = float(luma(before - smooth_before)[mask].std()), float(luma(after - smooth_after)[mask].std())
+    roughness = abs(np.log((fine[1] + 2) / (fine[0] + 2))) / 0.5 if mask.sum() >= 30 else 0.0
+    return float(max(seen, roughness))
