@@ -29,6 +29,7 @@ MAX_PIXELS = 200_000_000
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit is lower (89 megapixels) and only warns; ours is an error with a remedy
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", module="PIL")  # says nothing about the pixels
 
 Reason = Literal["missing", "empty-file", "too-large", "truncated", "unreadable"]
 

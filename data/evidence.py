@@ -72,8 +72,8 @@ def examine_image(sample: Sample) -> ImageFacts | Damaged:
             file_hash=file_hash(sample.path),
             pixel_hash=pixel_hash(rgb),
             thumbnail=cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel(),
-            colour=picture.mode not in ("L", "1") and not bool((rgb[..., :1] == rgb).all()),
-            blank=bool((rgb == rgb[0, 0]).all()),
+            colour=picture.mode not in ("L", "1") and (_coloured(rgb[::16, ::16]) or _coloured(rgb)),
+            blank=_blank(rgb[::16, ::16]) and _blank(rgb),
             top_of_16=top,
         )
 
@@ -82,6 +82,14 @@ def examine_image(sample: Sample) -> ImageFacts | Damaged:
     except DataError as error:  # gone between decoding and hashing
         return Damaged(sample.path, Trouble("missing", error.message, error.hint))
     return Damaged(sample.path, found) if isinstance(found, Trouble) else found
+
+
+def _coloured(rgb: np.ndarray) -> bool:
+    return not bool((rgb[..., :1] == rgb).all())
+
+
+def _blank(rgb: np.ndarray) -> bool:
+    return bool((rgb == rgb[0, 0]).all())
 
 
 def examine_mask(path: Path) -> MaskFacts | Damaged:

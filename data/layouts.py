@@ -72,7 +72,7 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be listed.
     """
-    return [path for path in _entries(folder) if is_image_name(path) and path.is_file()]
+    return [path for path in _entries(Path(folder)) if is_image_name(path) and path.is_file()]
 
 
 def is_image_name(path: Path) -> bool:
