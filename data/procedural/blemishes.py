@@ -35,14 +35,14 @@ def dent(scene: Scene, strength: float, rng: np.random.Generator) -> Alteration:
 def chip(scene: Scene, strength: float, rng: np.random.Generator) -> Alteration:
     """Metal broken out of an edge: the silhouette loses a bite, and a rough fracture face slopes down to it."""
     centre = edge_spot(scene, rng)
-    radius = float(rng.uniform(0.018, 0.026) + 0.042 * strength)
+    radius = float(rng.uniform(0.022, 0.030) + 0.048 * strength)
     distance = _ellipse(scene, centre, radius, float(rng.uniform(0.6, 1.0)), float(rng.uniform(0, np.pi)))
     facets = np.tanh(smooth_noise(rng, distance.shape, scene.pixels * radius / 4))
     distance *= 1 + np.float32(0.30) * facets
-    bite = float(rng.uniform(0.35, 0.75)) if strength > 0.45 else float(rng.uniform(0.0, 0.45))
+    bite = float(rng.uniform(0.50, 0.85)) if strength > 0.45 else float(rng.uniform(0.15, 0.50))
     removed = np.clip((np.float32(bite) - distance) * np.float32(scene.pixels * radius / 2), 0, 1)
     broken = np.clip((1 - distance) * np.float32(5), 0, 1)
-    grain = smooth_noise(rng, distance.shape, 2.5)
+    grain = smooth_noise(rng, distance.shape, scene.pixels / 200)
     slump = np.float32(radius * (0.25 + 0.35 * strength))
     height = -slump * np.maximum(1 - distance, 0) + broken * (np.float32(0.0012) * grain + np.float32(0.05 * radius) * facets)
     nothing = np.zeros_like(broken)
@@ -51,18 +51,18 @@ def chip(scene: Scene, strength: float, rng: np.random.Generator) -> Alteration:
 
 def stain(scene: Scene, strength: float, rng: np.random.Generator) -> Alteration:
     """A film that crept over the face: rust, or a dried liquid with a tide mark at its edge."""
-    age = creep(rng, steps=int(rng.integers(22, 34)))
+    age = creep(rng, steps=int(rng.integers(40, 60)))
     extent = float(rng.uniform(0.10, 0.15) + 0.12 * strength * rng.uniform(0.5, 1.0))
     film = _place(age, scene, face_spot(scene, rng), extent, rng)
     edge = np.exp(-np.square((film - np.float32(0.16)) / np.float32(0.10)))
     wet = np.clip(film * 8, 0, 1)
     nothing = np.zeros_like(film)
     if rng.random() < 0.5:
-        mottle = np.clip(1 + np.float32(0.35) * smooth_noise(rng, film.shape, 5.0), 0.2, 1.6)
-        layer = np.clip(np.sqrt(film) * mottle * np.float32(0.18 + 0.62 * strength), 0, 0.95)
-        pits = np.float32(-0.0016 * strength) * layer * np.maximum(smooth_noise(rng, film.shape, 3.0), 0)
+        mottle = np.clip(1 + np.float32(0.35) * smooth_noise(rng, film.shape, scene.pixels / 100), 0.2, 1.6)
+        layer = np.clip(np.sqrt(film) * mottle * np.float32(0.22 + 0.62 * strength), 0, 0.95)
+        pits = np.float32(-0.0016 * strength) * layer * np.maximum(smooth_noise(rng, film.shape, scene.pixels / 170), 0)
         return Alteration(height=pits, finish=Finish(layer, (0.26, 0.115, 0.045), layer, np.float32(0.25) * layer))
-    layer = np.clip((np.float32(0.35) * wet + np.float32(0.65) * edge * wet) * np.float32(0.10 + 0.50 * strength), 0, 0.9)
+    layer = np.clip((np.float32(0.35) * wet + np.float32(0.65) * edge * wet) * np.float32(0.16 + 0.55 * strength), 0, 0.9)
     return Alteration(finish=Finish(layer, (0.20, 0.18, 0.14), np.clip(wet * np.float32(0.1 + 0.3 * strength), 0, 1), nothing))
 
 
@@ -92,14 +92,14 @@ def creep(rng: np.random.Generator, steps: int) -> np.ndarray:
         `GROWTH_CELLS` x `GROWTH_CELLS` float32: 1 where the film began, falling with the time of arrival to 0 where it never came.
     """
     shape = (GROWTH_CELLS, GROWTH_CELLS)
-    vulnerability = np.exp(np.float32(0.9) * smooth_noise(rng, shape, 9.0) - np.float32(0.5))
+    vulnerability = np.exp(np.float32(0.9) * smooth_noise(rng, shape, 9.0) - np.float32(0.9))
     wetted = np.zeros(shape, np.float32)
     half = GROWTH_CELLS // 2
     for seed in half + rng.integers(-7, 8, (int(rng.integers(1, 5)), 2)):
         wetted[tuple(seed)] = 1
     age = wetted.copy()
     for step in range(1, steps):
-        chance = cv2.GaussianBlur(wetted, (5, 5), 0.9) * vulnerability
+        chance = cv2.GaussianBlur(wetted, (3, 3), 0.8) * vulnerability
         wetted = np.maximum(wetted, (rng.random(shape, dtype=np.float32) < chance).astype(np.float32))
         age[(wetted > 0) & (age == 0)] = 1 - step / steps
     return np.asarray(age * (wetted > 0), dtype=np.float32)

@@ -18,7 +18,7 @@ from aoi.errors import DataError
 
 Severity = Literal["mild", "medium", "severe"]
 SEVERITIES: tuple[Severity, ...] = ("mild", "medium", "severe")
-STRENGTH = {"mild": (0.12, 0.36), "medium": (0.50, 0.75), "severe": (0.90, 1.20)}
+STRENGTH = {"mild": (0.18, 0.42), "medium": (0.50, 0.75), "severe": (0.90, 1.20)}
 """Range of the strength that scales a defect's depth, size and contrast."""
 DEFECTS: dict[str, Callable[[Scene, float, np.random.Generator], Alteration]] = {
     "chip": chip,
@@ -30,6 +30,8 @@ DEFECTS: dict[str, Callable[[Scene, float, np.random.Generator], Alteration]] = 
 }
 VISIBLE = 6
 """Grey levels (of 255, largest channel) by which a pixel must differ to belong to the mask."""
+SPECK = 6
+"""Connected pieces of a mask below this many pixels are left out."""
 SMALLEST_AREA = 12
 """Least mask area in pixels at 256 px; a defect that shows less is drawn again, stronger."""
 LARGEST_SHARE = 0.2
@@ -44,7 +46,7 @@ class DrawnDefect:
     image: np.ndarray
     """HWC uint8 RGB."""
     mask: np.ndarray
-    """HW bool; pixels that visibly differ from the same picture without the defect, gaps of a pixel or two closed."""
+    """HW bool; pixels that visibly differ from the same picture without the defect (see `visible_change`)."""
     clean: np.ndarray
     """HWC uint8 RGB; the same part, light and noise without the defect."""
     support: np.ndarray
@@ -91,12 +93,16 @@ def support_of(scene: Scene, before: Surface, after: Surface, finish: Finish | N
 
 
 def visible_change(clean: np.ndarray, image: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """The mask: pixels within `support` that differ by at least `VISIBLE` levels, with the gaps between them closed.
+    """The mask: pixels within `support` that differ by at least `VISIBLE` levels, gaps closed and specks left out.
 
     A dent's flank turns from darker to brighter through no change at all, so lines of equal brightness cross every shaded defect;
-    closing by a 5-pixel disc puts them back inside.
+    closing by a 5-pixel disc puts them back inside. Pieces below `SPECK` pixels go: where each connected region counts the same
+    (as in AUPRO), a lone pixel must not weigh as much as the defect.
     """
     differs = (cv2.absdiff(clean, image).max(axis=2) >= VISIBLE) & support
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     closed = cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, disc, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray((closed > 0) & support)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(closed * support.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= SPECK
+    large[0] = False
+    return np.asarray(large[labels]) if count > 1 else np.zeros_like(support)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from aoi.data.procedural.part import Surface, pixel_grid
+from aoi.data.procedural.part import Surface, bands, pixel_grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,10 @@ class Finish:
     occlusion: np.ndarray
     """Light that does not come back out of gaps."""
 
+    def rows(self, rows: slice) -> Finish:
+        """A view of some rows."""
+        return Finish(self.tint[rows], self.tint_rgb, self.matte[rows], self.occlusion[rows])
+
 
 def drift(seed: int, moment: float) -> Lighting:
     """Lighting at `moment` in [0, 1] of the shift: slow sums of sines, the same for train and test images of a data set."""
@@ -92,34 +96,50 @@ def reflect(surface: Surface, finish: Finish | None, lighting: Lighting) -> tupl
         Mirror-like light of the bare metal and light off a matte layer (None without a finish), both HW float32, linear, about [0, 1].
     """
     pixels = surface.height.shape[0]
-    x, y = pixel_grid(pixels)
-    scale = np.float32(pixels / 4)
-    tool = surface.marks * np.float32(0.045)
-    slope_x = cv2.Sobel(surface.height, cv2.CV_32F, 1, 0, ksize=1, scale=float(scale)) + tool * surface.radial_x
-    slope_y = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, ksize=1, scale=float(scale)) + tool * surface.radial_y
-    along, across = surface.roughness * np.float32(0.12), surface.roughness * np.float32(0.36)
-    if finish is not None:
-        along = along + finish.matte * (np.float32(0.34) - along)
-        across = across + finish.matte * (np.float32(0.42) - across)
-    metal = np.zeros_like(surface.height)
+    slope_x = cv2.Sobel(surface.height, cv2.CV_32F, 1, 0, ksize=1, scale=pixels / 4)
+    slope_y = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, ksize=1, scale=pixels / 4)
+    metal = np.empty_like(surface.height)
+    matte = None if finish is None else np.empty_like(surface.height)
+    for rows in bands(pixels):
+        grid = (pixel_grid(pixels)[0][rows], pixel_grid(pixels)[1][rows])
+        part = surface.rows(rows)
+        tool = part.marks * np.float32(0.045)
+        slope = (slope_x[rows] + tool * part.radial_x, slope_y[rows] + tool * part.radial_y)
+        layer = None if finish is None else finish.rows(rows)
+        metal[rows] = _mirrored(part, layer, lighting, slope, grid)
+        if matte is not None and layer is not None:
+            matte[rows] = _scattered(layer, lighting, slope)
+    return metal, matte
+
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _mirrored(part: Surface, layer: Finish | None, lighting: Lighting, slope: Pair, grid: Pair) -> np.ndarray:
+    """Two lamps and a dim dome in the microfacets of bare metal; `slope` and `grid` hold their x and y, HW float32."""
+    along, across = part.roughness * np.float32(0.12), part.roughness * np.float32(0.36)
+    if layer is not None:
+        along = along + layer.matte * (np.float32(0.34) - along)
+        across = across + layer.matte * (np.float32(0.42) - across)
+    light = np.float32(0.16) / (1 + np.float32(2.2) * (slope[0] * slope[0] + slope[1] * slope[1]))
     for weight, turn, tilt in ((0.95, 0.0, 1.0), (0.42, 2.5, 1.35)):
         east, north = _half_slope(lighting.azimuth + turn, lighting.elevation / tilt)
         # the lamp hangs a finite distance away, so the half vector tilts across the picture
-        miss_x = np.float32(east) - np.float32(0.10) * x + slope_x
-        miss_y = np.float32(north) - np.float32(0.10) * y + slope_y
-        radial = miss_x * surface.radial_x + miss_y * surface.radial_y
-        tangential = miss_y * surface.radial_x - miss_x * surface.radial_y
+        miss_x = slope[0] + np.float32(east) - np.float32(0.10) * grid[0]
+        miss_y = slope[1] + np.float32(north) - np.float32(0.10) * grid[1]
+        radial = miss_x * part.radial_x + miss_y * part.radial_y
+        tangential = miss_y * part.radial_x - miss_x * part.radial_y
         lobe = 1 + np.square(radial / across) + np.square(tangential / along)
-        metal += np.float32(weight) / np.square(lobe)
-    steep = slope_x * slope_x + slope_y * slope_y
-    metal += np.float32(0.16) / (1 + np.float32(2.2) * steep)
-    metal *= surface.openness
-    if finish is None:
-        return metal, None
-    east, north = np.cos(lighting.azimuth), np.sin(lighting.azimuth)
-    matte = np.maximum(np.float32(0.62) - np.float32(0.5 * east) * slope_x - np.float32(0.5 * north) * slope_y, np.float32(0.05))
-    open_sky = 1 - finish.occlusion
-    return metal * open_sky * (1 - finish.tint), matte / np.sqrt(1 + steep) * open_sky * finish.tint
+        light += np.float32(weight) / np.square(lobe)
+    light *= part.openness
+    return np.asarray(light if layer is None else light * (1 - layer.occlusion) * (1 - layer.tint))
+
+
+def _scattered(layer: Finish, lighting: Lighting, slope: Pair) -> np.ndarray:
+    """Lambert's law for the matte layer."""
+    east, north = np.float32(0.5 * np.cos(lighting.azimuth)), np.float32(0.5 * np.sin(lighting.azimuth))
+    facing = np.maximum(np.float32(0.62) - east * slope[0] - north * slope[1], np.float32(0.05))
+    return np.asarray(facing / np.sqrt(1 + slope[0] * slope[0] + slope[1] * slope[1]) * (1 - layer.occlusion) * layer.tint)
 
 
 def _half_slope(azimuth: float, elevation: float) -> tuple[float, float]:

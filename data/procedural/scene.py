@@ -13,8 +13,8 @@ from aoi.data.procedural.optics import Camera, Finish, Lighting, cast_shadow, dr
 from aoi.data.procedural.part import RIM, Blueprint, Machining, Pose, Surface, complete, machine_part, pixel_grid
 from aoi.data.procedural.texture import belt_tile
 
-SUPERSAMPLING = 2
-"""Rendering pixels per image pixel and axis: thin grooves and highlights need it."""
+SUPERSAMPLING = 1.5
+"""Rendering pixels per image pixel and axis: thin grooves and highlights need more than 1; at 2 nobody sees a difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Scene:
     @property
     def pixels(self) -> int:
         """Side of the rendering grid."""
-        return self.size * SUPERSAMPLING
+        return round(self.size * SUPERSAMPLING)
 
     def as_dict(self) -> dict[str, Any]:
         """Seed, pose, lighting and camera for the manifest."""

@@ -60,9 +60,9 @@ def scratch(scene: Scene, strength: float, rng: np.random.Generator) -> Alterati
     width = float(0.0050 + 0.0040 * min(strength, 1.2) * rng.uniform(0.6, 1.2))
     groove = np.exp(-np.square(distance / np.float32(width)))
     burr = np.exp(-np.square((distance - np.float32(1.9 * width)) / np.float32(0.8 * width)))
-    depth = np.float32(width * (0.10 + 0.50 * strength))
+    depth = np.float32(width * (0.16 + 0.48 * strength))
     height = depth * pressure * (np.float32(0.35) * burr - groove)
-    torn = np.clip(pressure * np.exp(-np.square(distance / np.float32(1.3 * width))) * np.float32(0.25 + 0.6 * strength), 0, 1)
+    torn = np.clip(pressure * np.exp(-np.square(distance / np.float32(1.3 * width))) * np.float32(0.35 + 0.55 * strength), 0, 1)
     nothing = np.zeros_like(torn)
     return Alteration(height=height, finish=Finish(nothing, (0.0, 0.0, 0.0), torn, nothing))
 
@@ -91,9 +91,9 @@ def crack(scene: Scene, strength: float, rng: np.random.Generator) -> Alteration
         if len(points) > 2:
             strokes.append(Stroke(np.array(points), np.array(loads)))
     distance, opening_field = stroke_field(strokes, scene.pixels)
-    width = np.float32(0.0035 + 0.0045 * min(strength, 1.2))
+    width = np.float32(0.0045 + 0.0040 * min(strength, 1.2))
     gap = np.exp(-np.square(distance / np.maximum(width * opening_field, np.float32(1e-4))))
-    dark = np.clip(gap * np.float32(0.30 + 0.55 * min(strength, 1.0)) * np.sqrt(opening_field), 0, 0.95)
+    dark = np.clip(gap * np.float32(0.38 + 0.50 * min(strength, 1.0)) * np.sqrt(opening_field), 0, 0.95)
     nothing = np.zeros_like(dark)
     height = gap * np.float32(-0.25) * width * opening_field
     return Alteration(height=height, finish=Finish(nothing, (0.0, 0.0, 0.0), nothing, dark))
