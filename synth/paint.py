@@ -20,6 +20,11 @@ def luma(image: np.ndarray) -> np.ndarray:
     return np.asarray(np.float32(0.299) * image[..., 0] + np.float32(0.587) * image[..., 1] + np.float32(0.114) * image[..., 2])
 
 
+def unrest(surface: np.ndarray, mask: np.ndarray) -> float:
+    """How rough a surface (HWC float32) is under `mask` (HW bool), in grey levels up to 40: what a change must outdo to be seen."""
+    return min(float(surface[mask].std(axis=0).max()), 40.0)
+
+
 def lean(tone: float, rng: np.random.Generator) -> float:
     """+1 to brighten or -1 to darken: mostly towards where a surface of mean `tone` (0 to 255) has room to change visibly."""
     brighten = np.interp(tone, [30, 70, 190, 225], [0.93, 0.5, 0.4, 0.07])
@@ -45,7 +50,7 @@ def texture_paint(surface: np.ndarray, texture: np.ndarray, mask: np.ndarray, rn
     if foreign:
         return texture, drawn
     around = surface[mask].mean(axis=0)
-    shift = lean(float(around.mean()), rng) * gain * np.float32(0.4 + 0.6 * sway)
+    shift = lean(float(around.mean()), rng) * np.float32((gain + unrest(surface, mask)) * (0.4 + 0.6 * sway))
     return np.clip(around + shift + np.float32(contrast) * (texture - texture.mean(axis=(0, 1))) * np.float32(0.6), 0, 255), drawn
 
 
@@ -59,7 +64,7 @@ def colour_paint(surface: np.ndarray, ripple: np.ndarray, mask: np.ndarray, rng:
         rng: randomness.
     """
     tone = float(surface[mask].mean())
-    strength, unevenness = float(rng.uniform(30, 110)), float(rng.uniform(0.05, 0.3))
+    strength, unevenness = float(rng.uniform(30, 110)) + unrest(surface, mask), float(rng.uniform(0.05, 0.3))
     shift = np.full(3, lean(tone, rng) * strength, np.float32)
     tint = rng.uniform(-1, 1, size=3).astype(np.float32) * np.float32(rng.uniform(0, 60))
     if not is_grey(surface):
@@ -82,9 +87,9 @@ def noise_paint(surface: np.ndarray, mask: np.ndarray, rng: np.random.Generator)
     tone = float(surface[mask].mean())
     direction, smooth = lean(tone, rng), bool(rng.random() < 0.35)
     if smooth:
-        sigma, shift = float(rng.uniform(2, 5)), float(rng.uniform(12, 45)) * direction
+        sigma, shift = float(rng.uniform(2, 5)), (float(rng.uniform(12, 45)) + 0.7 * unrest(surface, mask)) * direction
         return np.clip(cv2.GaussianBlur(surface, (0, 0), sigma) + np.float32(shift), 0, 255), {"rubbed": True, "shift": round(shift, 1)}
-    sigma, spread = float(rng.uniform(0.5, 1.3)), float(rng.uniform(25, 60))
+    sigma, spread = float(rng.uniform(0.5, 1.3)), float(rng.uniform(25, 60)) + unrest(surface, mask)
     channels = 1 if is_grey(surface) or rng.random() < 0.6 else 3
     white = rng.standard_normal((*surface.shape[:2], channels), dtype=np.float32)
     grain = cv2.GaussianBlur(white, (0, 0), sigma).reshape(white.shape)
@@ -102,7 +107,7 @@ def relief_paint(surface: np.ndarray, mask: np.ndarray, thickness: float, rng: n
         thickness: typical width of the outline in pixels.
         rng: randomness.
     """
-    light, strength = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(45, 120))
+    light, strength = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(45, 120)) + unrest(surface, mask)
     sigma = max(0.8, 0.22 * thickness)
     height = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     slope_x, slope_y = (cv2.Sobel(height, cv2.CV_32F, dx, dy) for dx, dy in ((1, 0), (0, 1)))
