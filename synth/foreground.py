@@ -9,7 +9,6 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from aoi.data.content import pixel_hash
 from aoi.errors import ConfigError
 
 ForegroundMode = Literal["auto", "full", "otsu"]
@@ -125,7 +124,7 @@ def otsu(values: np.ndarray) -> tuple[float, float]:
     """Otsu's threshold, and the share of the variance that its two classes explain (0 to 1).
 
     Args:
-        values: float in [0, 255].
+        values: HW float in [0, 255].
     """
     levels = np.clip(values, 0, 255).astype(np.uint8)
     threshold, above = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
@@ -268,23 +267,3 @@ def snap_outline(image: np.ndarray, distance: np.ndarray, part: np.ndarray) -> n
 def _at_size(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """HW bool at `size` = (width, height), its outline smoothed."""
     return np.asarray(cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5)
-
-
-class ForegroundCache:
-    """Foregrounds by picture content, so that many defects on one image look for its part once."""
-
-    def __init__(self, mode: ForegroundMode = "auto", capacity: int = 64) -> None:
-        self.mode: ForegroundMode = mode
-        self.capacity = capacity
-        self._known: dict[str, np.ndarray] = {}
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """HW bool, see `find_foreground`."""
-        if self.mode == "full":
-            return np.ones(image.shape[:2], bool)
-        key = pixel_hash(image)
-        if key not in self._known:
-            if len(self._known) >= self.capacity:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = find_foreground(image, self.mode)
-        return self._known[key]

@@ -11,7 +11,7 @@ from typing import Any
 
 from aoi.data.progress import Progress, silent
 from aoi.data.sources import good_images
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
 from aoi.synth.batch import Batch, Source, source_at
 from aoi.synth.options import GenerateOptions
 from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked
@@ -139,11 +139,14 @@ def find_sources(images: Path | str | Sequence[Path], out: Path | None = None) -
 
     Raises:
         DataError: there are none.
+        ConfigError: all of them are in `out`.
     """
     listed = [sample.path for sample in good_images(images)] if isinstance(images, (str, Path)) else [Path(path) for path in images]
     paths = [path for path in listed if out is None or out.resolve() not in path.resolve().parents]
+    if listed and not paths:
+        raise ConfigError(f"{out} is where the good images are", hint="choose another --out")
     if not paths:
-        raise DataError(f"no good images in {images}", hint="name a file, a folder, a pattern or a data set with train/good")
+        raise DataError("no good images were named", hint="name a file, a folder, a pattern or a data set with train/good")
     root = Path(images) if isinstance(images, (str, Path)) and Path(images).is_dir() else None
     names = [path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.as_posix() for path in paths]
     return tuple(Source(path, name) for path, name in zip(paths, names, strict=True))
