@@ -16,7 +16,7 @@ from aoi.synth.batch import Batch, Source, source_at
 from aoi.synth.options import GenerateOptions
 from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked
 from aoi.synth.pool import made_rows, one_thread
-from aoi.synth.preview import write_preview
+from aoi.synth.preview import PREVIEW, write_preview
 from aoi.synth.texture import list_textures
 from aoi.synth.types import SynthDefect
 
@@ -101,7 +101,7 @@ def generate_dataset(
     """
     began, options, out = time.perf_counter(), options or GenerateOptions(), Path(out)
     sources = find_sources(images, out)
-    claim(out, options.as_dict() | {"images": _named(images)}, _inputs(sources, options))
+    claim(out, options.as_dict(), _inputs(sources, options), _named(images))
     with locked(out):
         rows = {index: row for index, row in finished_rows(out).items() if index < options.count}
         resumed = len(rows)
@@ -113,7 +113,9 @@ def generate_dataset(
         if missing or not (out / MANIFEST).exists():
             complete(out, rows)
         ordered = [rows[index] for index in sorted(rows)]
-        preview = write_preview(out, ordered, {source.name: source.path for source in sources})
+        preview = out / PREVIEW if (out / PREVIEW).exists() else None
+        if missing or preview is None:
+            preview = write_preview(out, ordered, {source.name: source.path for source in sources})
     return _report(options, out, ordered, resumed, preview, time.perf_counter() - began)
 
 
@@ -142,7 +144,10 @@ def find_sources(images: Path | str | Sequence[Path], out: Path | None = None) -
         ConfigError: all of them are in `out`.
     """
     listed = [sample.path for sample in good_images(images)] if isinstance(images, (str, Path)) else [Path(path) for path in images]
-    paths = [path for path in listed if out is None or out.resolve() not in path.resolve().parents]
+    products = (
+        set() if out is None else {folder for folder in {path.parent for path in listed} if folder.resolve().is_relative_to(out.resolve())}
+    )
+    paths = [path for path in listed if path.parent not in products]
     if listed and not paths:
         raise ConfigError(f"{out} is where the good images are", hint="choose another --out")
     if not paths:

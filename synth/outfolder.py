@@ -25,8 +25,14 @@ Row = dict[str, Any]
 """A manifest row as JSON has it."""
 
 
-def claim(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+def claim(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str], images: str | list[str]) -> None:
     """Make `out` the folder of these settings, or recognise it as theirs.
+
+    Args:
+        out: the output folder.
+        config: what decides the result.
+        inputs: hashes of what went in; two folders of equal images are the same input.
+        images: how the user named them, for people to read.
 
     Raises:
         ConfigError: `out` belongs to other settings or images, or holds something else.
@@ -36,10 +42,17 @@ def claim(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> No
         _recognise(out, config, inputs)
         writable_folder(out)
         return
-    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+    if any(not name.startswith(".") for name in _listed(out)):
         raise ConfigError(f"{out} is not empty and was not made by aoi {COMMAND}", hint="choose another --out, or empty that folder")
     writable_folder(out)
-    write_json(out / META, provenance(COMMAND, seed=int(config["seed"]), inputs=inputs) | {"config": dict(config)})
+    write_json(out / META, provenance(COMMAND, seed=int(config["seed"]), inputs=inputs) | {"images": images, "config": dict(config)})
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder) if folder.is_dir() else []
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _recognise(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
