@@ -100,7 +100,7 @@ def reflect(surface: Surface, finish: Finish | None, lighting: Lighting) -> tupl
     slope_y = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, ksize=1, scale=pixels / 4)
     metal = np.empty_like(surface.height)
     matte = None if finish is None else np.empty_like(surface.height)
-    for rows in bands(pixels):
+    for rows in bands(pixels, pixels):
         grid = (pixel_grid(pixels)[0][rows], pixel_grid(pixels)[1][rows])
         part = surface.rows(rows)
         tool = part.marks * np.float32(0.045)
@@ -182,6 +182,10 @@ def expose(radiance: np.ndarray, lighting: Lighting, camera: Camera, noise: np.n
     field = 1 + np.float32(lighting.gradient) * (x * np.float32(east) + y * np.float32(north))
     field *= np.float32(lighting.gain) * (1 - np.float32(camera.vignette / 2) * (x * x + y * y))
     white = np.array([1 + lighting.warmth, 1.0, 1 - lighting.warmth], np.float32)
-    signal = blurred * field[..., None] * white
-    signal += noise * np.sqrt(np.float32(camera.read_noise**2) + np.float32(camera.shot_noise**2) * np.maximum(signal, 0))
-    return np.asarray(cv2.pow(np.clip(signal, 0, 1), 1 / 2.2) * 255 + np.float32(0.5)).astype(np.uint8)
+    picture = np.empty(radiance.shape, np.uint8)
+    for rows in bands(size, 3 * size):
+        signal = blurred[rows] * (field[rows, :, None] * white)
+        spread = np.maximum(signal, 0) * np.float32(camera.shot_noise**2) + np.float32(camera.read_noise**2)
+        signal += noise[rows] * np.sqrt(spread)
+        picture[rows] = cv2.pow(np.clip(signal, 0, 1), 1 / 2.2) * 255 + np.float32(0.5)
+    return picture

@@ -141,10 +141,10 @@ def pixel_grid(pixels: int) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def bands(pixels: int) -> Iterator[slice]:
-    """Rows of the grid a few at a time: long chains of arithmetic run twice as fast while their temporaries stay in the cache."""
-    step = max(1, 32768 // pixels)
-    for row in range(0, pixels, step):
+def bands(height: int, width: int) -> Iterator[slice]:
+    """`height` rows of `width` values, a few at a time: long chains of arithmetic are faster while their temporaries stay in the cache."""
+    step = max(1, 32768 // width)
+    for row in range(0, height, step):
         yield slice(row, row + step)
 
 
@@ -169,7 +169,7 @@ def _turned_body(blueprint: Blueprint, pose: Pose, pixels: int) -> np.ndarray:
     """Lathe and mill: radius, angle, height, distance outside the silhouette (negative inside) and radial direction, 6 x H x W float32."""
     body = np.empty((6, pixels, pixels), np.float32)
     cos, sin = np.float32(np.cos(pose.turn)), np.float32(np.sin(pose.turn))
-    for rows in bands(pixels):
+    for rows in bands(pixels, pixels):
         dx, dy = pixel_grid(pixels)[0][rows] - np.float32(pose.x), pixel_grid(pixels)[1][rows] - np.float32(pose.y)
         radius, angle = cv2.cartToPolar(dx * cos + dy * sin, dy * cos - dx * sin)
         outside = np.maximum(radius - np.float32(RIM), np.float32(blueprint.bore) - radius)
