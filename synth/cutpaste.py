@@ -13,7 +13,7 @@ from aoi.synth.paint import is_grey, moved_paint
 from aoi.synth.perlin import draw_opacity, put, region_of_part
 from aoi.synth.region import Region, draw_area, draw_centre
 from aoi.synth.registry import GeneratorSettings, register
-from aoi.synth.shape import Shape, Window, window_around
+from aoi.synth.shape import Shape, Window, clearance, window_around
 from aoi.synth.types import Provenance, SynthDefect
 
 Variant = Literal["plain", "scar"]
@@ -94,7 +94,9 @@ def strip(region: Region, area: int, scar: bool, rng: np.random.Generator) -> Sh
     over_x, over_y = np.abs(along) - (length / 2 - corner), np.abs(across) - (width / 2 - corner)
     outside = np.hypot(np.maximum(over_x, 0), np.maximum(over_y, 0)) + np.minimum(np.maximum(over_x, over_y), 0) - corner
     rough = np.float32(0.08 * min(width, length)) * fractal_noise(window.shape, max(3.0, 0.7 * min(width, length)), rng, octaves=2)
-    mask = (outside + rough <= 0) & region.mask[window.slices]
+    mask, clear = (outside + rough <= 0) & region.mask[window.slices], clearance(region, window, rng)
+    if clear is not None and (mask & (clear > 0)).any():
+        mask &= clear > 0
     return Shape(window, mask, "scar" if scar else "plain", min(width, length), angle)
 
 

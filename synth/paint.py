@@ -66,7 +66,7 @@ def colour_paint(surface: np.ndarray, ripple: np.ndarray, mask: np.ndarray, rng:
     tone = float(surface[mask].mean())
     strength, unevenness = float(rng.uniform(30, 110)) + unrest(surface, mask), float(rng.uniform(0.05, 0.3))
     shift = np.full(3, lean(tone, rng) * strength, np.float32)
-    tint = rng.uniform(-1, 1, size=3).astype(np.float32) * np.float32(rng.uniform(0, 60))
+    tint = rng.uniform(-1, 1, size=3).astype(np.float32) * np.float32(rng.uniform(0, 45))
     if not is_grey(surface):
         shift += tint - tint.mean()
     keep = np.float32(rng.uniform(0.55, 1.0))

@@ -76,7 +76,7 @@ def put(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lay `painted` (window's HWC float32) over `image` inside `shape`; the final image and the exact mask, both at full size."""
     under, allowed = np.ascontiguousarray(image[shape.window.slices]), region.mask[shape.window.slices]
-    radius = 0.0 if settings.blend == "hard" else min(max(0.6, 0.2 * shape.thickness), 0.02 * max(image.shape[:2]), 6.0)
+    radius = 0.0 if settings.blend == "hard" else min(max(1.0, 0.2 * shape.thickness), 0.02 * max(image.shape[:2]), 6.0)
     alpha = feather(shape.mask, radius) * allowed
     if settings.blend == "poisson":
         painted = match_surroundings(under, np.rint(painted).astype(np.uint8), alpha > 0)

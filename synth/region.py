@@ -13,7 +13,7 @@ from aoi.errors import DataError
 
 MIN_REGION = 16
 """Fewer pixels than this are no place for a defect."""
-_LARGEST_SHARE = 0.6
+_LARGEST_SHARE = 0.35
 """A defect never takes more of its region than this: a whole band is a repaint, not a defect."""
 
 

@@ -71,7 +71,7 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
     family = family or FAMILIES[int(rng.choice(len(FAMILIES), p=FAMILY_WEIGHTS))]
     centre = draw_centre(region, rng)
     angle = float(rng.uniform(0, np.pi))
-    long, short = _axes(family, area, rng)
+    long, short = _axes(family, area, _room(region), rng)
     bend = float(rng.uniform(0.0, 0.22)) * long if family == "streak" else 0.0
     spread = {"blob": 1.7, "streak": 1.25, "vein": 1.3, "speckle": 1.6}[family]
     window = window_around(centre, spread * long + bend + 2, region.mask.shape)
@@ -81,20 +81,33 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
     rho = np.sqrt((along / np.float32(long)) ** 2 + (across / np.float32(short)) ** 2)
     # The wall keeps every outline well inside its window: an outline cut by a rectangle shows.
     wall = np.float32(30) * np.square(np.maximum(rho - np.float32(0.75 * spread), 0))
-    field = _roughness(family, window.shape, long, short, angle, rng) - rho - wall - _fringe(region, window, short)
-    mask = _highest(field, region.mask[window.slices], area)
+    field = _roughness(family, window.shape, long, short, angle, rng) - rho - wall
+    allowed, clear = region.mask[window.slices], clearance(region, window, rng)
+    if clear is not None:
+        field -= np.clip(1 - clear / np.float32(max(3.0, short)), 0, 1)
+        allowed = allowed & (clear > 0) if (allowed & (clear > 0)).any() else allowed
+    mask = _highest(field, allowed, area)
     if family != "speckle":
         mask = _without_dust(mask, max(2, area // 40))
     return Shape(window, mask, family, 2 * short if family != "vein" else max(1.5, area / (4 * long)), angle)
 
 
-def _axes(family: Family, area: int, rng: np.random.Generator) -> tuple[float, float]:
+def _axes(family: Family, area: int, room: float, rng: np.random.Generator) -> tuple[float, float]:
     """Semi-axes, long and short, in pixels, of the ellipse in which `area` pixels are to be found."""
     slenderness = {"blob": (1.0, 2.6), "streak": (7.0, 30.0), "vein": (1.0, 2.2), "speckle": (1.0, 2.2)}[family]
     filling = {"blob": 1.0, "streak": 1.0, "vein": 0.16, "speckle": 0.35}[family]
     ratio = float(np.exp(rng.uniform(*np.log(slenderness))))
     short = max(0.8, float(np.sqrt(area / (np.pi * ratio * filling))))
-    return max(short, area / (np.pi * short * filling)), short
+    long = max(short, area / (np.pi * short * filling))
+    if long > room:
+        long, short = room, max(short, area / (np.pi * room * filling))
+    return long, short
+
+
+def _room(region: Region) -> float:
+    """The longest semi-axis that a region takes: half the diagonal of its bounding box."""
+    rows, columns = (np.flatnonzero(region.mask.any(axis=axis)) for axis in (1, 0))
+    return max(2.0, 0.5 * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1)))
 
 
 def _turned(window: Window, centre: tuple[int, int], angle: float) -> tuple[np.ndarray, np.ndarray]:
@@ -123,14 +136,23 @@ def _roughness(family: Family, shape: tuple[int, int], long: float, short: float
     return np.float32(1.6) * fractal_noise(shape, max(2.0, 0.4 * short), rng, octaves=2)
 
 
-def _fringe(region: Region, window: Window, short: float) -> np.ndarray:
-    """A penalty near where the place ends but the part goes on, so that no outline is cut straight by a place's box."""
+def clearance(region: Region, window: Window, rng: np.random.Generator) -> np.ndarray | None:
+    """How far each pixel is from where the place ends although the part goes on, less a wavy margin; positive may be painted.
+
+    Without the waves, an outline that reaches the end of a place would be cut along the straight side of a box.
+
+    Returns:
+        HW float32 in pixels, for the window; None if nothing but the part's own outline ends the region here.
+    """
     mask, part = region.mask[window.slices], region.foreground[window.slices]
     beyond = part & ~mask
     if not beyond.any():
-        return np.zeros(window.shape, np.float32)
+        return None
     distance = cv2.distanceTransform((~beyond).astype(np.uint8), cv2.DIST_L2, 3)
-    return np.asarray(np.clip(1.5 - distance / np.float32(max(2.0, short)), 0, 1.5), np.float32)
+    room = float(distance[mask].max(initial=0))
+    waves = fractal_noise(window.shape, max(6.0, 0.5 * room), rng, octaves=3)
+    margin = np.float32(min(5.0, 0.3 * room)) * np.clip(1 + np.float32(0.6) * waves, 0.2, 2.0)
+    return np.asarray(distance - margin, np.float32)
 
 
 def _highest(field: np.ndarray, allowed: np.ndarray, area: int) -> np.ndarray:

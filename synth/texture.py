@@ -96,5 +96,5 @@ def procedural_texture(shape: tuple[int, int], rng: np.random.Generator) -> tupl
 
 def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     tone, step = float(rng.uniform(20, 235)), float(rng.uniform(30, 110))
-    tint = rng.uniform(-1, 1, size=3).astype(np.float32) * np.float32(rng.uniform(0, 45))
+    tint = rng.uniform(-1, 1, size=3).astype(np.float32) * np.float32(rng.uniform(0, 28))
     return np.clip(np.float32(tone - step / 2) + tint, 0, 255), np.clip(np.float32(tone + step / 2) + tint, 0, 255)
