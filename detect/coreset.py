@@ -38,9 +38,11 @@ def greedy_k_center(points: torch.Tensor, k: int, *, start: int, progress: Progr
         start: index of the first choice.
         progress: called with stage `coreset`.
     """
+    if k == len(points):
+        return Coreset(np.arange(k), 0.0)
     points = points - points.mean(0, keepdim=True)  # smaller norms, smaller cancellation in the expanded distance
     norms = points.square().sum(1)
-    bounds = distances_to(points, norms, points[start : start + 1], norms[start : start + 1]).squeeze(1)
+    bounds = torch.cat([(part.double() - points[start].double()).square().sum(1) for part in points.split(65536)])
     seen = torch.ones(len(points), dtype=torch.int64, device=points.device)
     chosen = torch.empty(k, dtype=torch.int64, device=points.device)
     chosen[0], count, pool_size = start, 1, 2048
@@ -65,15 +67,16 @@ def _grow(
     best, order = bounds.topk(size + 1)
     pool, outside = order[:size], float(best[size])
     distance = _refresh(points, norms, bounds, seen, chosen, pool, count)
-    members, member_norms = points[pool], norms[pool]
+    members = points[pool].double()
+    member_norms = members.square().sum(1)
     k = len(chosen)
     while count < k:
         farthest = int(distance.argmax())
         if float(distance[farthest]) < outside:
             break
         chosen[count] = pool[farthest]
-        centre = members[farthest : farthest + 1]
-        distance = torch.minimum(distance, distances_to(members, member_norms, centre, member_norms[farthest : farthest + 1]).squeeze(1))
+        affinity = members @ members[farthest]
+        distance = torch.minimum(distance, (member_norms + member_norms[farthest] - 2 * affinity).clamp_min_(0))
         distance[farthest] = -1.0
         count += 1
     bounds[pool] = distance
@@ -90,14 +93,19 @@ def _refresh(
     pool: torch.Tensor,
     count: int,
 ) -> torch.Tensor:
-    """Exact squared distances of the pool to the first `count` centres; writes nothing."""
+    """Squared distances of the pool to the first `count` centres, float64; writes nothing.
+
+    The float32 product finds the nearest of the centres that were missed; its distance is then taken from a direct difference,
+    because the expanded form cancels where points lie close together and far from their mean.
+    """
     distance = bounds[pool]
     order = seen[pool].argsort()
     for part in order.chunk(6):  # members that missed about as many centres share a product
         first = int(seen[pool[part[0]]])
         if first < count:
             rows, centres = pool[part], chosen[first:count]
-            missed = distances_to(points[rows], norms[rows], points[centres], norms[centres]).amin(1)
+            nearest = distances_to(points[rows], norms[rows], points[centres], norms[centres]).argmin(1)
+            missed = (points[rows].double() - points[centres[nearest]].double()).square().sum(1)
             distance[part] = torch.where(distance[part] < 0, distance[part], torch.minimum(distance[part], missed))
     return distance
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from aoi.configs.strict import StrictModel, load_yaml, validated
 from aoi.data.files import atomic_path, read_json, write_json, write_text
 from aoi.data.provenance import SCHEMA_VERSION
-from aoi.detect.backbones import Backbone
+from aoi.detect.backbones import Backbone, resolve_device
 from aoi.detect.calibration import Thresholds, ThresholdSource
 from aoi.detect.detector import Detector, make_detector
 from aoi.errors import AoiError, ModelError
@@ -143,6 +143,7 @@ def load_detector(folder: RunFolder, *, device: str = "cpu") -> tuple[Detector, 
 
     from aoi.detect.weights import restore_backbone
 
+    device = resolve_device(device)
     config, meta = folder.read_config(), folder.read_meta()
     backbone = restore_backbone(config.backbone, folder.backbone, meta["backbone"], device=device).with_layers(config.layers)
     detector = make_detector(config.model, config.options, layers=config.layers, seed=config.seed, device=backbone.device)

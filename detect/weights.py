@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,18 +41,22 @@ def find_backbone(name: str | None, weights: Path | None, *, device: str) -> Bac
     if name is not None and name.partition(".")[0].endswith("_Weights"):
         return _torchvision(name, device)
     wanted = name or PREFERRED
-    found = _in_folder(wanted)
-    if found is not None:
-        return _from_file(wanted, found, device)
+    backbone = local_backbone(wanted, device)
     if name is None:
-        return _cached(wanted, device) or embedded_backbone(device)
-    backbone = _cached(wanted, device) or _from_hub(wanted, device)
+        return backbone or embedded_backbone(device)
+    backbone = backbone or _from_hub(wanted, device)
     if backbone is None:
         raise ModelError(
             f"no weights for backbone {wanted}: not in AOI_WEIGHTS, not in the local cache, and the hub cannot be reached",
             hint=f"pass --weights FILE, set AOI_WEIGHTS to a folder with {wanted}.safetensors, or use --backbone {EMBEDDED}",
         )
     return backbone
+
+
+def local_backbone(name: str, device: str = "cpu") -> Backbone | None:
+    """A backbone from `AOI_WEIGHTS` or the hub client's cache, without asking the network; None where neither has it."""
+    found = _in_folder(name)
+    return _from_file(name, found, device) if found is not None else _pretrained(name, device, source="cache", offline=True)
 
 
 def embedded_backbone(device: str = "cpu") -> Backbone:
@@ -170,12 +175,13 @@ def _load_what_there_is(architecture: str, state: dict[str, torch.Tensor]) -> An
 
     # Position embeddings of vision transformers are interpolated to the image size that comes.
     options: dict[str, Any] = {"dynamic_img_size": True} if architecture.startswith(("vit", "deit", "beit", "eva")) else {}
-    whole = timm.create_model(architecture, features_only=True, pretrained=False, **options)
-    indices = tuple(whole.feature_info.out_indices)
+    make = functools.partial(timm.create_model, architecture, features_only=True, pretrained=False, **options)
+    with torch.device("meta"):  # shapes without memory or initialisation
+        indices = tuple(make().feature_info.out_indices)
     missing = ""
     for stages in range(len(indices), 0, -1):
-        part = timm.create_model(architecture, features_only=True, pretrained=False, out_indices=indices[:stages], **options)
-        wanted = part.state_dict()
+        with torch.device("meta"):
+            wanted = make(out_indices=indices[:stages]).state_dict()
         absent = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
         if absent:
             missing = absent[0]
@@ -183,8 +189,9 @@ def _load_what_there_is(architecture: str, state: dict[str, torch.Tensor]) -> An
         wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
         if wrong:
             raise ModelError(f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, {architecture} needs {tuple(wanted[wrong[0]].shape)}")
-        part.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-        return part
+        network = make(out_indices=indices[:stages])
+        network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+        return network
     raise ModelError(f"{missing} is missing")
 
 
@@ -200,11 +207,6 @@ def full_weight_name(name: str) -> str:
     if "." in name:
         return name
     return f"{name}.tv_in1k" if f"{name}.tv_in1k" in timm.list_pretrained(f"{name}.*") else name
-
-
-def _cached(name: str, device: str) -> Backbone | None:
-    """Weights that the hub's client downloaded earlier, without asking the network."""
-    return _pretrained(name, device, source="cache", offline=True)
 
 
 def _from_hub(name: str, device: str) -> Backbone | None:

@@ -1,0 +1,259 @@
+"""The commands of `aoi`: read options, call one function, print one report; the only place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aoi.errors import AoiError, DataError, ModelError
+from aoi.terminal.groups import group_with_default
+from aoi.terminal.output import complain, emit, note, progress_bars
+
+PLAIN: dict[str, bool | None] = {
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "no_args_is_help": True,
+}
+app = typer.Typer(help="Invented defects, anomaly detection and leak-free ablation for automated optical inspection.", **PLAIN)  # type: ignore[arg-type]
+data = typer.Typer(help="Data sets: draw a sample, check for problems.", **PLAIN)  # type: ignore[arg-type]
+synth = typer.Typer(help="Invent defects on good images (default verb: generate).", cls=group_with_default("generate"), **PLAIN)  # type: ignore[arg-type]
+detect = typer.Typer(help="Fit detectors and inspect parts (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
+bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
+for name, group in (("synth", synth), ("detect", detect), ("bench", bench), ("data", data)):
+    app.add_typer(group, name=name)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Everything random is derived from it.")]
+Out = Annotated[Path, typer.Option(help="Output folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers; the result does not depend on it.")]
+Run = Annotated[Path, typer.Argument(help="A finished run folder.")]
+Backbone = Annotated[str | None, typer.Option(help="aoi-small, or a timm/torchvision weight name such as resnet18.tv_in1k.")]
+Weights = Annotated[Path | None, typer.Option(help="Backbone weights: safetensors or a state dict.")]
+ImageSize = Annotated[str, typer.Option(help="Network input: SIDE or HEIGHTxWIDTH, pixels.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for errors.")] = False,
+) -> None:
+    """Shared options."""
+    if version:
+        from aoi import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@data.command()
+def sample(
+    out: Out = Path("sample"),
+    train: Annotated[int, typer.Option(help="Good training images.")] = 200,
+    good: Annotated[int, typer.Option(help="Good test images.")] = 60,
+    per_defect: Annotated[int, typer.Option(help="Test images of each defect type.")] = 20,
+    size: Annotated[int, typer.Option(help="Side of the images, pixels.")] = 256,
+    seed: Seed = 0,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Draw a data set of machined parts with exact defect masks, in MVTec AD's layout."""
+    from aoi.data.procedural.dataset import write_sample_dataset
+
+    with progress_bars() as progress:
+        report = write_sample_dataset(
+            out, train_good=train, test_good=good, per_defect=per_defect, size=size, seed=seed, workers=workers, progress=progress
+        )
+    emit(report, as_json=json)
+
+
+@data.command()
+def check(
+    dataset: Annotated[Path, typer.Argument(help="A data set folder.")],
+    preview: Annotated[Path | None, typer.Option(help="Also draw a contact sheet to this PNG.")] = None,
+    json: Json = False,
+) -> None:
+    """List every problem of a data set at once; exit 3 if one is fatal."""
+    from aoi.data.check import check_dataset
+    from aoi.data.layouts import open_dataset
+    from aoi.data.preview import contact_sheet
+
+    with progress_bars() as progress:
+        report = check_dataset(dataset, progress=progress)
+        if preview is not None:
+            contact_sheet(open_dataset(dataset), preview, progress=progress)
+    emit(report, as_json=json)
+    if report.fatal:
+        raise typer.Exit(3)
+
+
+@synth.command()
+def generate(
+    images: Annotated[str, typer.Argument(help="Good images: a file, folder, glob, or a data set (its train/good).")],
+    out: Out = Path("synthetic"),
+    generator: Annotated[str, typer.Option(help="perlin or cutpaste.")] = "perlin",
+    count: Annotated[int, typer.Option(help="Defects to make.")] = 100,
+    seed: Seed = 0,
+    size: Annotated[int | None, typer.Option(help="Resize images to this square first; default: keep.")] = None,
+    where: Annotated[str | None, typer.Option(help="A place on the part, such as 'upper left' or 左上.")] = None,
+    area: Annotated[tuple[float, float], typer.Option(help="Least and greatest defect area, as fractions of the part.")] = (0.003, 0.06),
+    severity: Annotated[float | None, typer.Option(help="0 (slight) to 1 (severe); default: varied.")] = None,
+    opacity: Annotated[tuple[float, float], typer.Option(help="Least and greatest opacity.")] = (0.35, 1.0),
+    textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures.")] = None,
+    foreground: Annotated[str, typer.Option(help="auto, full or otsu.")] = "auto",
+    blend: Annotated[str, typer.Option(help="feather, poisson or hard.")] = "feather",
+    label: Annotated[str | None, typer.Option(help="Folder name of the defects.")] = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Make defects on good images, with exact masks and a manifest."""
+    from aoi.synth.generate import generate_dataset
+    from aoi.synth.options import GenerateOptions
+
+    options = GenerateOptions(
+        generator=generator, count=count, seed=seed, size=size, where=where, area=area, severity=severity, opacity=opacity,
+        textures=textures, foreground=foreground, blend=blend, label=label, workers=workers,  # type: ignore[arg-type]
+    )  # fmt: skip
+    with progress_bars() as progress:
+        report = generate_dataset(images, out, options, progress=progress)
+    emit(report, as_json=json)
+
+
+@detect.command()
+def fit(
+    dataset: Annotated[Path, typer.Argument(help="A data set, or a folder of good images.")],
+    model: Annotated[str, typer.Option(help="patchcore or padim.")] = "patchcore",
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/MODEL/CATEGORY/TIME.")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = "256",
+    layers: Annotated[str | None, typer.Option(help="Feature layers, comma-separated; default: by stride.")] = None,
+    coreset_ratio: Annotated[float | None, typer.Option(help="PatchCore: share of patches kept.")] = None,
+    dims: Annotated[int | None, typer.Option(help="PaDiM: channels kept.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Any other detector option, KEY=VALUE; may be repeated.")] = None,
+    threshold_source: Annotated[str, typer.Option(help="crossval, holdout or train.")] = "crossval",
+    min_area: Annotated[int, typer.Option(help="Smallest region reported, pixels.")] = 0,
+    max_area: Annotated[int | None, typer.Option(help="Largest region reported, pixels.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
+    json: Json = False,
+) -> None:
+    """Fit a detector on good images and choose thresholds on held-out ones."""
+    from aoi.detect.fit import FitOptions, fit_run
+    from aoi.terminal.values import detector_options, names_of, one_of, size_of
+
+    source = one_of("--threshold-source", threshold_source, ("crossval", "holdout", "train"))
+    options = FitOptions(
+        model=model, backbone=backbone, weights=weights, image_size=size_of(image_size), layers=names_of(layers),
+        options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims), seed=seed, device=device, overwrite=overwrite,
+        threshold_source=source, min_area=min_area, max_area=max_area,
+    )  # fmt: skip
+    with progress_bars() as progress:
+        report = fit_run(dataset, out, options, progress=progress)
+    if backbone is None and weights is None:
+        note(f"backbone: {report.backbone} ({report.backbone_source}); name another with --backbone or --weights")
+    emit(report, as_json=json)
+
+
+@detect.command()
+def evaluate(
+    run: Run,
+    dataset: Annotated[Path | None, typer.Option("--data", help="Another data set of the same part.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Metrics and thresholds of a fitted run on its data set's test images."""
+    from aoi.detect.evaluate import evaluate_run
+
+    with progress_bars() as progress:
+        report = evaluate_run(run, dataset=dataset, device=device, progress=progress)
+    emit(report, as_json=json)
+
+
+@detect.command("run")
+def inspect_images(
+    images: Annotated[str, typer.Argument(help="An image, a folder, a glob, or a data set (its test images).")],
+    run: Annotated[Path, typer.Option(help="A finished run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; default RUN/predictions.")] = None,
+    fail_on: Annotated[
+        str, typer.Option(help="never, ng (exit 1 if a part is NG) or error (exit 3 if an image could not be read).")
+    ] = "never",
+    overlays: Annotated[bool, typer.Option(help="Write overlay pictures.")] = True,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Inspect images: verdicts, masks, overlays and JSON."""
+    from aoi.detect.inspection import inspect
+    from aoi.terminal.values import one_of
+
+    wanted = one_of("--fail-on", fail_on, ("never", "ng", "error"))
+    with progress_bars() as progress:
+        report = inspect(images, run, out, overlays=overlays, device=device, progress=progress)
+    emit(report, as_json=json)
+    if wanted == "error" and report.failed:
+        raise typer.Exit(3)
+    if wanted == "ng" and report.num_ng:
+        raise typer.Exit(1)
+
+
+@detect.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one data set.")],
+    out: Out = Path("comparison"),
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Put runs side by side: a Markdown table and overlays of good parts and of mild, medium and severe defects."""
+    from aoi.detect.compare import compare_runs
+
+    with progress_bars() as progress:
+        report = compare_runs(runs, out, device=device, progress=progress)
+    emit(report, as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Versions, device, weights, caches, and what to do about each lack."""
+    from aoi.detect.doctor import examine
+
+    emit(examine(), as_json=json)
+
+
+def main() -> None:
+    """Run the command line; the process ends with the exit code."""
+    debug, as_json = "--debug" in sys.argv, "--json" in sys.argv
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word != "--debug")  # so that it may stand anywhere
+    try:
+        app()
+    except AoiError as error:
+        complain(error, as_json=as_json)
+        if debug:
+            raise
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        note("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+    except Exception as error:
+        complain(unexpected(error), as_json=as_json)
+        if debug:
+            raise
+        sys.exit(4)
+
+
+def unexpected(error: Exception) -> AoiError:
+    """What to say of an error nobody foresaw; a full disk and full memory have remedies of their own."""
+    if isinstance(error, MemoryError) or "not enough memory" in str(error).lower() or "out of memory" in str(error).lower():
+        return ModelError("out of memory", hint="use a smaller --image-size, a smaller --coreset-ratio or fewer images")
+    if isinstance(error, OSError) and error.filename:
+        return DataError(f"{error.filename}: {error.strerror}", hint="check that it is there and readable, and that the disk is not full")
+    said = " ".join(str(error).split())[:300]
+    return ModelError(f"unexpected {type(error).__name__}: {said}", hint="run the command again with --debug and report the traceback")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The lazy selection against the plain algorithm in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aoi.detect.coreset import greedy_k_center
+
+
+def plain_greedy(points: np.ndarray, k: int, start: int) -> tuple[list[int], float]:
+    """Gonzalez' algorithm as published, float64, one pass over all points a choice."""
+    points = points.astype(np.float64)
+    distance = np.linalg.norm(points - points[start], axis=1)
+    chosen = [start]
+    for _ in range(k - 1):
+        farthest = int(distance.argmax())
+        chosen.append(farthest)
+        distance = np.minimum(distance, np.linalg.norm(points - points[farthest], axis=1))
+    return chosen, float(distance.max())
+
+
+def clustered(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
+    centres = generator.normal(size=(12, d)) * 6
+    return (centres[generator.integers(12, size=n)] + generator.normal(size=(n, d)) * 0.4).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 2, 37, 400])
+@pytest.mark.parametrize("make", [lambda g, n, d: g.normal(size=(n, d)).astype(np.float32), clustered], ids=["random", "clustered"])
+def test_the_choice_equals_plain_greedy(rng: np.random.Generator, make, k: int) -> None:
+    points = make(rng, 4000, 24)
+    chosen, radius = plain_greedy(points, k, start=5)
+    found = greedy_k_center(torch.from_numpy(points), k, start=5)
+    assert found.indices.tolist() == chosen
+    assert found.radius == pytest.approx(radius, rel=1e-4)
+
+
+def test_duplicates_are_chosen_last_and_never_twice(rng: np.random.Generator) -> None:
+    distinct = rng.normal(size=(50, 8)).astype(np.float32)
+    points = torch.from_numpy(np.repeat(distinct, 40, axis=0)[rng.permutation(2000)])
+    found = greedy_k_center(points, 60, start=0)
+    assert len(set(found.indices.tolist())) == 60
+    assert len(torch.unique(points[torch.from_numpy(found.indices[:50])], dim=0)) == 50
+    assert found.radius == pytest.approx(0, abs=2e-3)
+
+
+@pytest.mark.parametrize("points", [torch.zeros(30, 4), torch.ones(1, 4)], ids=["all equal", "one point"])
+def test_degenerate_points(points: torch.Tensor) -> None:
+    k = len(points)
+    found = greedy_k_center(points, k, start=0)
+    assert sorted(found.indices.tolist()) == list(range(k))
+    assert found.radius == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(2, 300), d=st.integers(1, 12), share=st.floats(0.01, 1), seed=st.integers(0, 2**20))
+def test_the_radius_is_never_worse_than_plain_greedy(n: int, d: int, share: float, seed: int) -> None:
+    points = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+    k = max(1, int(n * share))
+    found = greedy_k_center(torch.from_numpy(points), k, start=seed % n)
+    covered = np.linalg.norm(points[:, None].astype(np.float64) - points[found.indices][None], axis=2).min(1).max()
+    assert len(set(found.indices.tolist())) == k
+    assert covered == pytest.approx(plain_greedy(points, k, seed % n)[1], rel=1e-3, abs=2e-3)
+    assert found.radius == pytest.approx(covered, rel=1e-3, abs=2e-3)
+
+
+def test_progress_counts_up_to_k() -> None:
+    seen: list[int] = []
+    greedy_k_center(torch.rand(500, 4), 50, start=0, progress=lambda stage, done, total: seen.append(done))
+    assert seen == sorted(seen)
+    assert seen[-1] == 50
