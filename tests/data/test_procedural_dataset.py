@@ -199,7 +199,8 @@ def test_out_cannot_be_written(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_several_hundred_images_take_seconds(tmp_path: Path):
+def test_several_hundred_images_take_seconds_of_processor_time(tmp_path: Path):
+    started = time.process_time()
     report = write_sample_dataset(tmp_path / "s")
     assert report.drawn == 380
-    assert report.seconds < 60
+    assert time.process_time() - started < 40
