@@ -151,7 +151,7 @@ def fit(
     options = FitOptions(
         model=model, backbone=backbone, weights=weights, image_size=size_of(image_size), layers=names_of(layers),
         options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims), seed=seed, device=device, overwrite=overwrite,
-        threshold_source=source, min_area=min_area, max_area=max_area,
+        threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
     )  # fmt: skip
     with progress_bars() as progress:
         report = fit_run(dataset, out, options, progress=progress)
@@ -213,6 +213,45 @@ def compare(
 
     with progress_bars() as progress:
         report = compare_runs(runs, out, device=device, progress=progress)
+    emit(report, as_json=json)
+
+
+@bench.command("run")
+def run_ablation(
+    config: Annotated[str | None, typer.Argument(help="A plan (YAML) or a preset: quick, standard.")] = None,
+    out: Out = Path("ablation"),
+    datasets: Annotated[str | None, typer.Option(help="Data set folders, comma-separated.")] = None,
+    detectors: Annotated[str | None, typer.Option(help="patchcore,padim")] = None,
+    generators: Annotated[str | None, typer.Option(help="perlin,cutpaste (none is always the baseline)")] = None,
+    couplings: Annotated[str | None, typer.Option(help="calibrate,head")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
+    count: Annotated[int | None, typer.Option(help="Synthetic defects for each generator and seed.")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure what invented defects do to AUROC and AUPRO on real test images."""
+    from aoi.bench.plan import load_plan
+    from aoi.bench.run import run_bench
+
+    plan = load_plan(
+        config, datasets=datasets, detectors=detectors, generators=generators, couplings=couplings, seeds=seeds, count=count,
+        backbone=backbone, weights=weights, image_size=image_size, device=device,
+    )  # fmt: skip
+    with progress_bars() as progress:
+        result = run_bench(plan, out, progress=progress)
+    emit(result, as_json=json)
+
+
+@app.command()
+def demo(out: Out = Path("demo"), seed: Seed = 0, json: Json = False) -> None:
+    """The whole story on drawn parts: sample, synth, fit, detect, bench; about three minutes on two cores."""
+    from aoi.bench.demo import run_demo
+
+    with progress_bars() as progress:
+        report = run_demo(out, seed=seed, say=note, progress=progress)
     emit(report, as_json=json)
 
 

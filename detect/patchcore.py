@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ class PatchCoreOptions(StrictModel):
         9, ge=1, description="bank features around the nearest one that reweight the image score; 1 turns reweighting off"
     )
     patch_size: int = Field(3, ge=1, description="side of the neighbourhood averaged into a patch feature, cells; odd")
+    image_score: Literal["patch", "map"] = Field(
+        "patch", description="patch: the largest patch distance, reweighted (eq. 7); map: the maximum of the smoothed map"
+    )
     upsampling: Upsampling = Field("bilinear", description="how patch scores reach image size before smoothing")
     blur_sigma: float = Field(4.0, ge=0, description="standard deviation of the map's Gaussian, pixels")
 
@@ -99,7 +102,7 @@ class PatchCore:
         self.bank = MemoryBank(features)
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
-        """Distances of every patch to the bank as smooth maps, and the reweighted largest one per image."""
+        """Distances of every patch to the bank as smooth maps, and the image scores that `image_score` asks for."""
         maps = np.empty((len(features), *features.image_size), np.float32)
         image_scores = np.empty(len(features))
         done = 0
@@ -107,7 +110,7 @@ class PatchCore:
             patch_scores, scores = self.score_patches(self.embedding(batch))
             smooth = anomaly_maps(patch_scores, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
             maps[done : done + len(smooth)] = smooth.cpu().numpy()
-            image_scores[done : done + len(smooth)] = scores.cpu().numpy()
+            image_scores[done : done + len(smooth)] = (scores if self.options.image_score == "patch" else smooth.amax((1, 2))).cpu().numpy()
             done += len(smooth)
             progress("score", done, len(features))
         return Scores(maps, image_scores)

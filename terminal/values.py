@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from aoi.errors import ConfigError
-
-Choice = TypeVar("Choice", bound=str)
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -41,15 +39,14 @@ def numbers_of(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text!r} is not a list of integers", hint="write them with commas, as 0,1,2") from error
 
 
-def one_of(option: str, value: str, choices: tuple[Choice, ...]) -> Choice:
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
     """`value` itself if it is among `choices`.
 
     Raises:
         ConfigError: it is not.
     """
-    for choice in choices:
-        if value == choice:
-            return choice
+    if value in choices:
+        return value
     raise ConfigError(f"{option} {value!r} is unknown", hint=f"choose one of: {', '.join(choices)}")
 
 

@@ -1,0 +1,200 @@
+"""Makes `docs/RESULTS.md`: runs every command it names, three seeds each, and writes down what came out.
+
+    python scripts/make_results.py --data DATA --weights WEIGHTS [--work runs/results]
+
+Finished commands are kept in `--work` and not repeated, unless their command line, the data or the commit changed: delete the folder for a clean run.
+DATA holds `mvtec_ad/transistor`, `mvtec_ad/screw` and `magnetic_tile/tile`; WEIGHTS holds `resnet18_imagenet_conv1-layer3.safetensors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aoi.data.files import read_json, write_json, write_text
+from aoi.data.provenance import git_commit, machine, versions
+
+DATASETS = {"transistor": "mvtec_ad/transistor", "screw": "mvtec_ad/screw", "tile": "magnetic_tile/tile"}
+RESNET = "resnet18_imagenet_conv1-layer3.safetensors"
+SEEDS = (0, 1, 2)
+DETECTORS = {
+    "PatchCore 1 %": ["--model", "patchcore", "--coreset-ratio", "0.01"],
+    "PatchCore 10 %": ["--model", "patchcore", "--coreset-ratio", "0.1"],
+    "PaDiM": ["--model", "padim"],
+}
+REFERENCE = {
+    ("transistor", "PatchCore 1 %"): (0.991, 0.959, 0.922),
+    ("screw", "PatchCore 1 %"): (0.957, 0.987, 0.935),
+    ("tile", "PatchCore 1 %"): (0.944, 0.773, 0.743),
+    ("transistor", "PaDiM"): (0.897, 0.972, 0.907),
+    ("screw", "PaDiM"): (0.743, 0.974, 0.906),
+    ("tile", "PaDiM"): (0.896, 0.721, 0.752),
+}
+"""An independent implementation on the same files: image AUROC, pixel AUROC, AUPRO@0.3."""
+METRICS = ("image_auroc", "pixel_auroc", "pixel_aupro")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and the commands run so far."""
+
+    data: Path
+    weights: Path
+    work: Path
+
+    def dataset(self, name: str) -> Path:
+        return self.data / DATASETS[name]
+
+    def aoi(self, name: str, words: Iterable[object]) -> dict[str, Any]:
+        """Run one `aoi` command with `--json` in a process of its own, or read what it said last time."""
+        kept = self.work / "said" / f"{name}.json"
+        command = [str(word) for word in words]
+        if kept.is_file():
+            earlier = read_json(kept)
+            if earlier["command"] == command:
+                return dict(earlier["said"])
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "aoi.cli", *command, "--json"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr}")
+        said = json.loads(done.stdout)
+        write_json(kept, {"command": command, "seconds": round(time.perf_counter() - began, 1), "said": said})
+        print(f"{time.strftime('%H:%M:%S')} {name}: {time.perf_counter() - began:.0f} s", flush=True)
+        return dict(said)
+
+    def fit_and_evaluate(self, name: str, dataset: str, seed: int, options: list[str], backbone: list[object]) -> dict[str, Any]:
+        run = self.work / "runs" / name
+        common = ["--image-size", 256, "--threshold-source", "holdout", "--seed", seed, "--out", run]
+        fit = self.aoi(f"fit-{name}", ["detect", "fit", self.dataset(dataset), *options, *backbone, *common])
+        found = self.aoi(f"evaluate-{name}", ["detect", "evaluate", run])
+        return {
+            **found,
+            "fit_seconds": fit["seconds"]["features"] + fit["seconds"]["fit"],
+            "fit_memory": fit["peak_memory_mb"],
+            "memory": found["peak_memory_mb"],
+        }
+
+
+def mean_std(values: Iterable[float], digits: int = 3) -> str:
+    known = list(values)
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
+
+
+def detector_table(bench: Bench) -> list[str]:
+    lines = [
+        "| data set | detector | image AUROC | pixel AUROC | AUPRO@0.3 | reference | fit, s | images/s | peak memory fit / test, MB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    resnet: list[object] = ["--backbone", "resnet18", "--weights", bench.weights / RESNET]
+    for dataset in DATASETS:
+        for title, options in DETECTORS.items():
+            slug = f"{dataset}-{title}".replace(" ", "").replace("%", "")
+            rows = [bench.fit_and_evaluate(f"{slug}-{seed}", dataset, seed, options, resnet) for seed in SEEDS]
+            known = REFERENCE.get((dataset, title))
+            figures = " | ".join(mean_std(row[metric] for row in rows) for metric in METRICS)
+            reference = " / ".join(f"{value:.3f}" for value in known) if known else "–"
+            fit, speed = mean_std((row["fit_seconds"] for row in rows), 1), mean_std((row["images_per_s"] for row in rows), 1)
+            memory = f"{max(row['fit_memory'] for row in rows):.0f} / {max(row['memory'] for row in rows):.0f}"
+            lines.append(f"| {dataset} | {title} | {figures} | {reference} | {fit} | {speed} | {memory} |")
+    return lines
+
+
+def backbone_table(bench: Bench) -> list[str]:
+    """The embedded backbone beside ResNet-18: PatchCore 1 % and PaDiM."""
+    lines = ["| data set | detector | backbone | image AUROC | pixel AUROC | AUPRO@0.3 | images/s |", "|---|---|---|---:|---:|---:|---:|"]
+    resnet: list[object] = ["--backbone", "resnet18", "--weights", bench.weights / RESNET]
+    for dataset in DATASETS:
+        for title in ("PatchCore 1 %", "PaDiM"):
+            slug = f"{dataset}-{title}".replace(" ", "").replace("%", "")
+            for backbone, words in (("resnet18", resnet), ("aoi-small", ["--backbone", "aoi-small"])):
+                suffix = "" if backbone == "resnet18" else "-small"
+                rows = [bench.fit_and_evaluate(f"{slug}{suffix}-{seed}", dataset, seed, DETECTORS[title], words) for seed in SEEDS]
+                figures = " | ".join(mean_std(row[metric] for row in rows) for metric in METRICS)
+                speed = mean_std((row["images_per_s"] for row in rows), 1)
+                lines.append(f"| {dataset} | {title} | {backbone} | {figures} | {speed} |")
+    return lines
+
+
+def ablation_words(bench: Bench, dataset: str) -> list[object]:
+    axes = ["--detectors", "patchcore,padim", "--generators", "perlin,cutpaste", "--couplings", "calibrate,head", "--seeds", "0,1,2"]
+    weights = ["--weights", bench.weights / RESNET]
+    return ["bench", "run", "--datasets", bench.dataset(dataset), *weights, *axes, "--out", bench.work / "ablation" / dataset]
+
+
+def ablation_tables(bench: Bench) -> list[str]:
+    lines: list[str] = []
+    for dataset in DATASETS:
+        bench.aoi(f"ablation-{dataset}", ablation_words(bench, dataset))
+        table = (bench.work / "ablation" / dataset / "results.md").read_text(encoding="utf-8")
+        lines += [f"### {dataset}", "", *(f"#{line}" if line.startswith("#") else line for line in table.strip().splitlines()), ""]
+    return lines
+
+
+def document(bench: Bench) -> str:
+    shown = {"data": "DATA", "weights": "WEIGHTS"}
+    ablation = " ".join(str(word) for word in ablation_words(bench, "transistor"))
+    for name, path in (("data", bench.data), ("weights", bench.weights), ("work", bench.work)):
+        ablation = ablation.replace(str(path), shown.get(name, "WORK"))
+    machine_facts, library = machine(), versions()
+    return "\n".join(
+        [
+            "# Results",
+            "",
+            "Written by `make results DATA=… WEIGHTS=…` (`scripts/make_results.py`), which ran every command named here.",
+            f"Commit {git_commit()}; {machine_facts['cores']} cores, {machine_facts['processor']}, Python {library['python']}, torch {library['torch']}.",
+            "Three seeds each, mean ± standard deviation over the seeds. Raw scores; ground truth resized to the map by nearest neighbour.",
+            "",
+            "## Detectors: ResNet-18 (torchvision IMAGENET1K_V1), 256 px",
+            "",
+            "```",
+            "aoi detect fit DATA/mvtec_ad/transistor --model patchcore --coreset-ratio 0.01 --backbone resnet18 \\",
+            f"    --weights WEIGHTS/{RESNET} --image-size 256 --threshold-source holdout --seed 0 --out RUN --json",
+            "aoi detect evaluate RUN --json",
+            "```",
+            "",
+            "*fit* is reading, features and fitting, without thresholds; *images/s* is file to map on the test images; the reference is an independent",
+            "implementation on the same files (image AUROC / pixel AUROC / AUPRO@0.3).",
+            "",
+            *detector_table(bench),
+            "",
+            "## The embedded backbone beside ResNet-18",
+            "",
+            "The same commands with `--backbone aoi-small` instead of `--backbone resnet18 --weights …`.",
+            "",
+            *backbone_table(bench),
+            "",
+            "## The ablation",
+            "",
+            "```",
+            f"aoi {ablation} --json",
+            "```",
+            "",
+            *ablation_tables(bench),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/results"))
+    parser.add_argument("--out", type=Path, default=Path("docs/RESULTS.md"))
+    args = parser.parse_args()
+    os.environ.pop("AOI_WEIGHTS", None)
+    write_text(args.out, document(Bench(args.data.resolve(), args.weights.resolve(), args.work.resolve())).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
