@@ -29,7 +29,7 @@ class PatchCoreOptions(StrictModel):
     )
     patch_size: int = Field(3, ge=1, description="side of the neighbourhood averaged into a patch feature, cells; odd")
     image_score: Literal["patch", "map"] = Field(
-        "patch", description="patch: the largest patch distance, reweighted (eq. 7); map: the maximum of the smoothed map"
+        "map", description="map: the maximum of the smoothed map; patch: the largest patch distance, reweighted (eq. 7)"
     )
     upsampling: Upsampling = Field("bilinear", description="how patch scores reach image size before smoothing")
     blur_sigma: float = Field(4.0, ge=0, description="standard deviation of the map's Gaussian, pixels")

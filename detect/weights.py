@@ -177,22 +177,24 @@ def _load_what_there_is(architecture: str, state: dict[str, torch.Tensor]) -> An
     options: dict[str, Any] = {"dynamic_img_size": True} if architecture.startswith(("vit", "deit", "beit", "eva")) else {}
     make = functools.partial(timm.create_model, architecture, features_only=True, pretrained=False, **options)
     with torch.device("meta"):  # shapes without memory or initialisation
-        indices = tuple(make().feature_info.out_indices)
+        whole = make()
+    shapes = {key: value.shape for key, value in whole.state_dict().items()}
+    known = {key for key in shapes if key in state}
+    wrong = next((key for key in known if state[key].shape != shapes[key]), None)
+    if wrong is not None:
+        raise ModelError(f"{wrong} has shape {tuple(state[wrong].shape)}, {architecture} needs {tuple(shapes[wrong])}")
+    indices = tuple(whole.feature_info.out_indices)
     missing = ""
     for stages in range(len(indices), 0, -1):
         with torch.device("meta"):
-            wanted = make(out_indices=indices[:stages]).state_dict()
-        absent = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-        if absent:
-            missing = absent[0]
-            continue
-        wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-        if wrong:
-            raise ModelError(f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, {architecture} needs {tuple(wanted[wrong[0]].shape)}")
-        network = make(out_indices=indices[:stages])
-        network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-        return network
-    raise ModelError(f"{missing} is missing")
+            wanted = set(make(out_indices=indices[:stages]).state_dict())
+        absent = sorted(key for key in wanted - known if not key.endswith("num_batches_tracked"))
+        missing = absent[0] if absent else missing
+        if not absent and known <= wanted:
+            network = make(out_indices=indices[:stages])
+            network.load_state_dict({key: state[key] for key in known}, strict=False)
+            return network
+    raise ModelError(f"{missing or 'a whole stage'} is missing")
 
 
 def _wrap_timm(network: nn.Module, layers: list[str], config: Mapping[str, Any], *, name: str, source: str, device: str) -> Backbone:
@@ -210,7 +212,25 @@ def full_weight_name(name: str) -> str:
 
 
 def _from_hub(name: str, device: str) -> Backbone | None:
-    return _pretrained(name, device, source="hub", offline=False)
+    return _pretrained(name, device, source="hub", offline=False) if _hub_answers() else None
+
+
+def _hub_answers() -> bool:
+    """One short question before the hub's client, which repeats itself for a minute where there is no network."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _pretrained(name: str, device: str, *, source: str, offline: bool) -> Backbone | None:

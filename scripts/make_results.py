@@ -2,7 +2,7 @@
 
     python scripts/make_results.py --data DATA --weights WEIGHTS [--work runs/results]
 
-Finished commands are kept in `--work` and not repeated, unless their command line, the data or the commit changed: delete the folder for a clean run.
+Finished commands are kept in `--work` and not repeated; delete the folder for a clean run.
 DATA holds `mvtec_ad/transistor`, `mvtec_ad/screw` and `magnetic_tile/tile`; WEIGHTS holds `resnet18_imagenet_conv1-layer3.safetensors`.
 """
 
@@ -29,6 +29,7 @@ RESNET = "resnet18_imagenet_conv1-layer3.safetensors"
 SEEDS = (0, 1, 2)
 DETECTORS = {
     "PatchCore 1 %": ["--model", "patchcore", "--coreset-ratio", "0.01"],
+    "PatchCore 1 %, paper's image score": ["--model", "patchcore", "--coreset-ratio", "0.01", "--option", "image_score=patch"],
     "PatchCore 10 %": ["--model", "patchcore", "--coreset-ratio", "0.1"],
     "PaDiM": ["--model", "padim"],
 }
@@ -99,7 +100,7 @@ def detector_table(bench: Bench) -> list[str]:
     resnet: list[object] = ["--backbone", "resnet18", "--weights", bench.weights / RESNET]
     for dataset in DATASETS:
         for title, options in DETECTORS.items():
-            slug = f"{dataset}-{title}".replace(" ", "").replace("%", "")
+            slug = f"{dataset}-{title}".replace(" ", "").replace("%", "").replace(",", "").replace("'", "")
             rows = [bench.fit_and_evaluate(f"{slug}-{seed}", dataset, seed, options, resnet) for seed in SEEDS]
             known = REFERENCE.get((dataset, title))
             figures = " | ".join(mean_std(row[metric] for row in rows) for metric in METRICS)
@@ -116,7 +117,7 @@ def backbone_table(bench: Bench) -> list[str]:
     resnet: list[object] = ["--backbone", "resnet18", "--weights", bench.weights / RESNET]
     for dataset in DATASETS:
         for title in ("PatchCore 1 %", "PaDiM"):
-            slug = f"{dataset}-{title}".replace(" ", "").replace("%", "")
+            slug = f"{dataset}-{title}".replace(" ", "").replace("%", "").replace(",", "").replace("'", "")
             for backbone, words in (("resnet18", resnet), ("aoi-small", ["--backbone", "aoi-small"])):
                 suffix = "" if backbone == "resnet18" else "-small"
                 rows = [bench.fit_and_evaluate(f"{slug}{suffix}-{seed}", dataset, seed, DETECTORS[title], words) for seed in SEEDS]
@@ -152,7 +153,8 @@ def document(bench: Bench) -> str:
             "# Results",
             "",
             "Written by `make results DATA=… WEIGHTS=…` (`scripts/make_results.py`), which ran every command named here.",
-            f"Commit {git_commit()}; {machine_facts['cores']} cores, {machine_facts['processor']}, Python {library['python']}, torch {library['torch']}.",
+            f"Commit {git_commit()}; {machine_facts['cores']} cores, {machine_facts['processor']}, "
+            f"Python {library['python']}, torch {library['torch']}.",
             "Three seeds each, mean ± standard deviation over the seeds. Raw scores; ground truth resized to the map by nearest neighbour.",
             "",
             "## Detectors: ResNet-18 (torchvision IMAGENET1K_V1), 256 px",
@@ -163,8 +165,8 @@ def document(bench: Bench) -> str:
             "aoi detect evaluate RUN --json",
             "```",
             "",
-            "*fit* is reading, features and fitting, without thresholds; *images/s* is file to map on the test images; the reference is an independent",
-            "implementation on the same files (image AUROC / pixel AUROC / AUPRO@0.3).",
+            "*fit* is reading, features and fitting, without thresholds; *images/s* is file to map on the test images; the reference is an",
+            "independent implementation on the same files (image AUROC / pixel AUROC / AUPRO@0.3).",
             "",
             *detector_table(bench),
             "",

@@ -28,7 +28,7 @@ def embedding_of(features: FeatureSet) -> np.ndarray:
 
 def test_patchcore_scores_are_nearest_distances_reweighted(random_features: FeatureSet) -> None:
     train, test = random_features.take(range(16)), random_features.take(range(16, 24))
-    model = fresh("patchcore", coreset_ratio=0.2, neighbours=5, blur_sigma=0, upsampling="nearest")
+    model = fresh("patchcore", coreset_ratio=0.2, neighbours=5, blur_sigma=0, upsampling="nearest", image_score="patch")
     model.fit(train)
     bank = model.state()["memory_bank"].astype(np.float64)
     scores = model.score(test)
@@ -114,10 +114,11 @@ def test_thresholds_are_percentiles_of_good_scores(random_features: FeatureSet, 
 
 
 def test_crossval_scores_come_from_models_that_never_saw_the_image(random_features: FeatureSet) -> None:
-    model = fresh("patchcore", coreset_ratio=1.0, neighbours=1)
+    options = {"coreset_ratio": 1.0, "neighbours": 1}
+    model = fresh("patchcore", **options)
     model.fit(random_features)
-    train = good_scores(lambda: fresh("patchcore"), model, random_features, source="train", seed=0)
-    held = good_scores(lambda: fresh("patchcore", coreset_ratio=1.0, neighbours=1), model, random_features, source="crossval", seed=0)
+    train = good_scores(lambda: fresh("patchcore", **options), model, random_features, source="train", seed=0)
+    held = good_scores(lambda: fresh("patchcore", **options), model, random_features, source="crossval", seed=0)
     assert train.scores.image_scores.max() < 1e-3  # every patch finds itself in the bank
     assert held.scores.image_scores.min() > 0.5
     assert held.indices.tolist() == list(range(24))

@@ -60,7 +60,9 @@ def anomalib_model(kind: str, backbone: Backbone, **options):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_patchcore_equals_anomalib(backbone: Backbone, images: np.ndarray) -> None:
-    ours = make_detector("patchcore", {"coreset_ratio": 0.02, "upsampling": "nearest"}, layers=("layer2", "layer3"), seed=0)
+    ours = make_detector(
+        "patchcore", {"coreset_ratio": 0.02, "upsampling": "nearest", "image_score": "patch"}, layers=("layer2", "layer3"), seed=0
+    )
     ours.fit(features_of(backbone, images[:12]))
     theirs = anomalib_model("patchcore", backbone, num_neighbors=9)
     theirs.memory_bank = torch.from_numpy(ours.state()["memory_bank"])

@@ -33,6 +33,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: object, **__: object) -> str:
         raise ConnectionError("no route")
 
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.delenv("AOI_WEIGHTS", raising=False)
