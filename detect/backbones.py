@@ -106,7 +106,7 @@ def wrap(
         network: N×3×H×W float32 to a sequence of N×C×h×w maps, in the order of `layer_names`.
         probe: side of the blank image, pixels.
     """
-    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         maps = list(network(torch.zeros(1, 3, probe, probe, device=device)))
     specs = [FeatureMap(layer, round(probe / found.shape[-1]), int(found.shape[1])) for layer, found in zip(layer_names, maps, strict=True)]

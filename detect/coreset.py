@@ -42,7 +42,7 @@ def greedy_k_center(points: torch.Tensor, k: int, *, start: int, progress: Progr
         return Coreset(np.arange(k), 0.0)
     points = points - points.mean(0, keepdim=True)  # smaller norms, smaller cancellation in the expanded distance
     norms = points.square().sum(1)
-    bounds = torch.cat([(part.double() - points[start].double()).square().sum(1) for part in points.split(65536)])
+    bounds = torch.cat([(part.double() - points[start].double()).square().sum(1) for part in torch.split(points, 65536)])
     seen = torch.ones(len(points), dtype=torch.int64, device=points.device)
     chosen = torch.empty(k, dtype=torch.int64, device=points.device)
     chosen[0], count, pool_size = start, 1, 2048

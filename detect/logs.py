@@ -14,7 +14,7 @@ from aoi.detect.calibration import Thresholds
 def _writer(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))
 
 
 def log_fit(folder: Path, image_scores: np.ndarray, thresholds: Thresholds) -> None:

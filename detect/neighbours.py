@@ -30,7 +30,7 @@ class MemoryBank:
             n float32 Euclidean distances and n int64 indices; no n×M matrix is ever held.
         """
         distances, indices = [], []
-        for tile in queries.split(QUERY_TILE):
+        for tile in torch.split(queries, QUERY_TILE):
             distance, index = self._nearest_of(tile - self.offset)
             distances.append(distance)
             indices.append(index)

@@ -38,7 +38,7 @@ def draw_overlay(
     warmth = heat(anomaly_map, thresholds)
     colours = cv2.cvtColor(cv2.applyColorMap((warmth * 255).astype(np.uint8), cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     opacity = np.clip(warmth * 1.2 - 0.25, 0, 0.55)[..., None]
-    picture = (image * (1 - opacity) + colours * opacity).astype(np.uint8)
+    picture: np.ndarray = (image * (1 - opacity) + colours * opacity).astype(np.uint8)
     thickness = max(1, round(max(image.shape[:2]) / 400))
     for mask, colour in ((truth, GREEN), (regions, RED)):
         if mask is not None and mask.any():
