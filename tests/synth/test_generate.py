@@ -37,10 +37,11 @@ def options(**changes):
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file of an output folder but for the time in `meta.json`."""
+    """Every file of an output folder, but for when and from which commit it was made."""
     found = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     meta = json.loads(found.pop("meta.json"))
-    meta.pop("created_at")
+    for name in ("created_at", "git_commit"):
+        meta.pop(name)
     return found | {"meta.json": json.dumps(meta).encode()}
 
 
