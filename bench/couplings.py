@@ -1,0 +1,149 @@
+"""What synthetic defects may do to a detector: nothing (the baseline), set its thresholds, or teach it a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aoi.bench.heldout import HeldOut
+from aoi.bench.material import RealImages, SynthImages
+from aoi.bench.plan import Plan
+from aoi.configs.strict import validated
+from aoi.data.progress import Progress, silent
+from aoi.detect.calibration import GoodScores, thresholds_from
+from aoi.detect.detector import Scores
+from aoi.detect.head import WEIGHTS, Fusion, Head, HeadOptions, fit_fusion, train_head
+from aoi.metrics.pro import aupro
+from aoi.metrics.ranking import f1_max, roc_curve
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """What all arms of one data set, detector and seed share."""
+
+    real: RealImages
+    synth: dict[str, SynthImages]
+    """By generator."""
+    test: Scores
+    """Of the real test images, by the detector fitted on all good training images."""
+    held_out: HeldOut
+    head_layers: tuple[str, ...]
+    """Feature maps a head reads, finest first."""
+    seed: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What an arm says about the real test images, and where it draws its lines."""
+
+    maps: np.ndarray
+    """T×H×W float32, raw."""
+    image_scores: np.ndarray
+    """T float64."""
+    image_threshold: float
+    pixel_threshold: float
+    details: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready: what the coupling chose."""
+
+
+CouplingRule = Callable[[Group, str, Progress], Outcome]
+
+
+def baseline(group: Group) -> Outcome:
+    """The detector alone: thresholds are percentiles of held-out good scores."""
+    return _with_percentiles(group, group.test.maps, group.test.image_scores, group.held_out.good, np.arange(len(group.held_out.fold)))
+
+
+def _with_percentiles(group: Group, maps: np.ndarray, image_scores: np.ndarray, good: Scores, indices: np.ndarray) -> Outcome:
+    found = thresholds_from(
+        GoodScores(good, indices, "crossval"), image_percentile=group.plan.image_percentile, pixel_percentile=group.plan.pixel_percentile
+    )
+    return Outcome(maps, image_scores, found.image_threshold, found.pixel_threshold)
+
+
+def calibrate(group: Group, generator: str, progress: Progress = silent) -> Outcome:
+    """Thresholds between held-out good images and held-out synthetic defects; maps and scores stay the detector's own.
+
+    The image threshold has the largest share of defects found minus good parts rejected (Youden's J); the pixel threshold the largest
+    pixel F1 on the synthetic images. Both rules see synthetic truth only.
+    """
+    good, drawn, images = group.held_out.good, group.held_out.synth[generator], group.synth[generator]
+    image = youden_threshold(drawn.image_scores, good.image_scores)
+    pixel = strictly_below(f1_max(drawn.maps, images.masks).threshold, drawn.maps)
+    return Outcome(group.test.maps, group.test.image_scores, image, pixel, {"image_threshold": image, "pixel_threshold": pixel})
+
+
+def youden_threshold(defective: np.ndarray, good: np.ndarray) -> float:
+    """The threshold t with the largest share of `defective > t` minus share of `good > t`, midway between two scores."""
+    scores = np.concatenate([defective, good])
+    curve = roc_curve(scores, np.arange(len(scores)) < len(defective))
+    best = int(np.argmax(curve.rate - curve.fpr))
+    return strictly_below(float(curve.thresholds[best]), scores) if best else float(scores.max())
+
+
+def strictly_below(threshold: float, scores: np.ndarray) -> float:
+    """Midway between `threshold` and the next lower score, so that `score > result` means `score >= threshold`."""
+    lower = scores[scores < threshold]
+    below = float(lower.max()) if lower.size else threshold - 1.0
+    middle = (below + threshold) / 2
+    return middle if below <= middle < threshold else below
+
+
+def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
+    """A head taught by synthetic masks, fused with the one-class map; fold 0 is held out from it to standardise and to choose."""
+    images, good, fold = group.synth[generator], group.held_out.good, group.held_out.fold
+    settings = group.plan.head
+    options = validated(HeadOptions, settings.training, where="head.training")
+    learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
+    drawn = np.flatnonzero(fold[images.sources] != 0)
+    trained = train_head(
+        group.real.train.take(learned),
+        images.features.take(drawn),
+        images.masks[drawn],
+        layers=group.head_layers,
+        options=options,
+        seed=group.seed,
+        progress=progress,
+    )
+    good_logits = trained.logits(group.real.train.take(kept))
+    weight = settings.weight if settings.weight != "auto" else _choose_weight(group, generator, trained, good_logits)
+    fusion = fit_fusion(good.maps, good_logits, weight=float(weight))
+    maps = fusion.maps(group.test.maps, trained.logits(group.real.test))
+    kept_scores = Scores(good.maps[kept], good.image_scores[kept])
+    fused_good = fusion.maps(kept_scores.maps, good_logits)
+    outcome = _with_percentiles(
+        group,
+        maps,
+        fusion.image_scores(group.test, maps, settings.image_rule),
+        Scores(fused_good, fusion.image_scores(kept_scores, fused_good, settings.image_rule)),
+        kept,
+    )
+    if settings.image_rule == "one-class":  # the score is the detector's own, so is its threshold, from all held-out images
+        alone = baseline(group)
+        outcome = Outcome(maps, outcome.image_scores, alone.image_threshold, outcome.pixel_threshold)
+    return Outcome(maps, outcome.image_scores, outcome.image_threshold, outcome.pixel_threshold, _details(fusion, settings.image_rule))
+
+
+def _details(fusion: Fusion, rule: str) -> dict[str, Any]:
+    return {"weight": fusion.weight, "level": fusion.level, "scale": fusion.scale, "image_rule": rule}
+
+
+def _choose_weight(group: Group, generator: str, trained: Head, good_logits: np.ndarray) -> float:
+    """The weight with the best AUPRO@0.3 on synthetic defects held out from head and detector; the smallest of equals."""
+    images = group.synth[generator]
+    kept = np.flatnonzero(group.held_out.fold[images.sources] == 0)
+    if not len(kept) or not images.masks[kept].any():
+        return WEIGHTS[0]
+    logits = trained.logits(images.features.take(kept))
+    one_class = group.held_out.synth[generator].maps[kept]
+    fusions = [fit_fusion(group.held_out.good.maps, good_logits, weight=weight) for weight in WEIGHTS]
+    found = [aupro(fusion.maps(one_class, logits), images.masks[kept]) for fusion in fusions]
+    return WEIGHTS[int(np.argmax(found))]
+
+
+RULES: dict[str, CouplingRule] = {"calibrate": calibrate, "head": head}
+"""By the name a plan gives them."""

@@ -1,0 +1,70 @@
+"""Scores of good and synthetic images by models that have not seen them: what thresholds and fusion may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from aoi.data.progress import Progress, silent
+from aoi.detect.detector import Detector, Scores
+from aoi.detect.features import FeatureSet
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Cross-validated scores; a synthetic defect is held out together with the good image it was drawn on."""
+
+    good: Scores
+    """Of the N good training images, in order."""
+    synth: Mapping[str, Scores]
+    """Of every generator's defects, in order."""
+    fold: np.ndarray
+    """N int64, the fold of each training image."""
+
+
+def cross_validate(
+    make: Callable[[], Detector],
+    train: FeatureSet,
+    synth: Mapping[str, tuple[FeatureSet, np.ndarray]],
+    *,
+    folds: int,
+    seed: int,
+    progress: Progress = silent,
+) -> HeldOut:
+    """Fit on all folds but one, score the one; the folds are those of `aoi.detect.calibration` for the same seed.
+
+    Args:
+        make: gives a fresh detector.
+        train: features of N good images, N ≥ 2.
+        synth: of every generator: features of S defects, and which training image each was drawn on, S int64.
+        folds: at most N.
+    """
+    folds = min(folds, len(train))
+    order = np.random.default_rng([seed, 1]).permutation(len(train))
+    fold = np.empty(len(train), np.int64)
+    for number, members in enumerate(np.array_split(order, folds)):
+        fold[members] = number
+    good = _blank(len(train), train.image_size)
+    drawn = {name: _blank(len(features), train.image_size) for name, (features, _) in synth.items()}
+    for number in range(folds):
+        progress("held-out scores", number, folds)
+        detector = make()
+        detector.fit(train.take(np.flatnonzero(fold != number)))
+        _put(good, np.flatnonzero(fold == number), train, detector)
+        for name, (features, sources) in synth.items():
+            _put(drawn[name], np.flatnonzero(fold[sources] == number), features, detector)
+    progress("held-out scores", folds, folds)
+    return HeldOut(good, drawn, fold)
+
+
+def _blank(count: int, size: tuple[int, int]) -> Scores:
+    return Scores(np.empty((count, *size), np.float32), np.empty(count))
+
+
+def _put(into: Scores, where: np.ndarray, features: FeatureSet, detector: Detector) -> None:
+    if len(where):
+        found = detector.score(features.take(where))
+        into.maps[where] = found.maps
+        into.image_scores[where] = found.image_scores

@@ -1,0 +1,91 @@
+"""The leak guard: no test image, by content, among what a detector, a generator or a head learns from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from aoi.data.content import file_hash, pixel_hash
+from aoi.data.files import read_jsonl
+from aoi.data.images import read_image
+from aoi.data.progress import Progress, silent, tracked
+from aoi.errors import DataError
+
+SHOWN = 5
+"""Pairs named in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What images hold, whatever they are called: hashes of their bytes and of their decoded pixels."""
+
+    owners: dict[str, Path]
+    """Hash to the first file that has it; both kinds of hash together, they cannot collide."""
+
+    def shared(self, other: Contents) -> list[tuple[Path, Path]]:
+        """Pairs (file here, file there) of equal content, each pair once, sorted."""
+        return sorted({(self.owners[key], other.owners[key]) for key in self.owners.keys() & other.owners.keys()})
+
+
+def contents(paths: Sequence[Path], *, progress: Progress = silent) -> Contents:
+    """Hash the bytes and the pixels of image files; an unreadable one counts by what can be read of it."""
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
+        hashed = list(tracked(pool.map(_hashes, paths), "leak guard", len(paths), progress))
+    owners: dict[str, Path] = {}
+    for path, hashes in zip(paths, hashed, strict=True):
+        for key in hashes:
+            owners.setdefault(key, path)
+    return Contents(owners)
+
+
+def _hashes(path: Path) -> tuple[str, ...]:
+    try:
+        return (file_hash(path), pixel_hash(read_image(path)))
+    except DataError:
+        return (file_hash(path),) if path.is_file() else ()
+
+
+def check_disjoint(test: Contents, train: Contents) -> None:
+    """Stop a run whose test images are also training images.
+
+    Raises:
+        DataError: naming the pairs.
+    """
+    pairs = test.shared(train)
+    if pairs:
+        raise _leak("a test image is also a training image", pairs)
+
+
+def check_sources(manifest: Path, test: Contents, train: Contents) -> None:
+    """Stop a run whose synthetic defects were drawn on a test image, or on anything that is not a good training image.
+
+    Args:
+        manifest: `manifest.jsonl` of the synthetic data set; its rows carry the hashes of their sources.
+        test: contents of the test images.
+        train: contents of the good training images.
+
+    Raises:
+        DataError: naming the pairs.
+    """
+    leaked, strangers = [], []
+    for row in read_jsonl(manifest):
+        if not row.get("accepted"):
+            continue
+        hashes = {str(row.get("source_sha256")), str(row.get("source_pixels"))}
+        image = manifest.parent / str(row["image"])
+        leaked += [(image, test.owners[key]) for key in sorted(hashes & test.owners.keys())[:1]]
+        if not hashes & train.owners.keys():
+            strangers.append((image, Path(str(row["source"]))))
+    if leaked:
+        raise _leak("a synthetic defect was drawn on a test image", leaked)
+    if strangers:
+        raise _leak("a synthetic defect was drawn on an image outside train/good", strangers)
+
+
+def _leak(what: str, pairs: list[tuple[Path, Path]]) -> DataError:
+    named = "; ".join(f"{first} = {second}" for first, second in pairs[:SHOWN])
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    return DataError(f"{what}: {named}{more}", hint="move these images out of one of the two sets, then run again")

@@ -1,0 +1,146 @@
+"""What all arms of one data set share: real images through the backbone once, and synthetic defects once for each generator and seed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aoi.bench.leaks import Contents, check_disjoint, check_sources, contents
+from aoi.bench.plan import Plan
+from aoi.data.content import dataset_fingerprint
+from aoi.data.files import read_jsonl
+from aoi.data.images import read_mask, resize_mask
+from aoi.data.layouts import open_dataset
+from aoi.data.progress import Progress, silent
+from aoi.data.sample import Dataset, Sample
+from aoi.data.sources import require_train_good
+from aoi.detect.backbones import Backbone
+from aoi.detect.evaluate import truth_masks
+from aoi.detect.features import FeatureSet, extract_features
+from aoi.errors import DataError
+from aoi.synth.generate import GenerateOptions, generate_dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RealImages:
+    """The real side of one data set."""
+
+    name: str
+    fingerprint: str
+    """Changes with any image or mask."""
+    train: FeatureSet
+    """Features of N good training images."""
+    test: FeatureSet
+    """Features of T test images."""
+    samples: tuple[Sample, ...]
+    """The T test samples."""
+    masks: np.ndarray
+    """T×H×W bool; empty for good images and unannotated defects."""
+    train_contents: Contents
+    test_contents: Contents
+
+    @property
+    def labels(self) -> np.ndarray:
+        """T bool, True for defective."""
+        return np.array([sample.is_anomalous for sample in self.samples])
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """T bool, False for defects without a mask."""
+        return np.array([not sample.is_anomalous or sample.mask_path is not None for sample in self.samples])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SynthImages:
+    """The defects of one generator and seed on one data set."""
+
+    features: FeatureSet
+    """Of S images."""
+    masks: np.ndarray
+    """S×H×W bool at the size of the maps."""
+    sources: np.ndarray
+    """S int64, which training image each was drawn on: who holds that image out holds the defect out."""
+    preview: Path | None
+
+
+def dataset_names(roots: Sequence[Path]) -> dict[str, Dataset]:
+    """Data sets by a name that is theirs alone: the category, with the folder above it where two are called the same."""
+    found = [open_dataset(root) for root in roots]
+    names = [dataset.name for dataset in found]
+    above = [dataset.root.resolve().parent.name for dataset in found]
+    unique = [name if names.count(name) == 1 else f"{folder}_{name}" for name, folder in zip(names, above, strict=True)]
+    if len(set(unique)) < len(unique):
+        twice = next(name for name in unique if unique.count(name) > 1)
+        raise DataError(f"two data sets are called {twice}", hint="rename one of the folders")
+    return dict(zip(unique, found, strict=True))
+
+
+def check_datasets(datasets: dict[str, Dataset]) -> None:
+    """Every data set has good training images and real test images, before hours are spent on the first one.
+
+    Raises:
+        DataError: naming the one that has not.
+    """
+    for dataset in datasets.values():
+        require_train_good(dataset, minimum=4)
+        if not dataset.test:
+            raise DataError(f"{dataset.root} has no test images", hint="add real ones: test/good and test/<defect type>")
+
+
+def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cache: Path, *, progress: Progress = silent) -> RealImages:
+    """Check a data set for leaks and extract its features.
+
+    Raises:
+        DataError: an unreadable image, or a test image among the training images.
+    """
+    train, test = dataset.train_good, dataset.test
+    train_contents = contents([sample.path for sample in train], progress=progress)
+    test_contents = contents([sample.path for sample in test], progress=progress)
+    check_disjoint(test_contents, train_contents)
+    size = (plan.image_size, plan.image_size)
+    return RealImages(
+        name,
+        dataset_fingerprint(dataset),
+        extract_features([sample.path for sample in train], backbone, size, cache=cache, progress=progress),
+        extract_features([sample.path for sample in test], backbone, size, cache=cache, progress=progress),
+        test,
+        truth_masks(list(test), size),
+        train_contents,
+        test_contents,
+    )
+
+
+def synth_images(
+    real: RealImages, generator: str, seed: int, backbone: Backbone, plan: Plan, out: Path, cache: Path, *, progress: Progress = silent
+) -> SynthImages:
+    """Draw defects on the good training images, check where they come from, and extract their features.
+
+    Args:
+        out: the folder of this generator and seed; resumed if it was begun.
+
+    Raises:
+        DataError: a defect was drawn on a test image or on a stranger, or none could be made.
+    """
+    options = GenerateOptions(generator=generator, count=plan.count, seed=seed, size=plan.image_size, textures=plan.textures)
+    report = generate_dataset(real.train.paths, out, options, progress=progress)
+    check_sources(report.manifest, real.test_contents, real.train_contents)
+    rows = [row for row in read_jsonl(report.manifest) if row.get("accepted")]
+    if len(rows) < 2:
+        raise DataError(f"{generator} made {len(rows)} defects on {real.name}", hint=f"{report.manifest} says why the others were refused")
+    size = (plan.image_size, plan.image_size)
+    position = {path.as_posix(): index for index, path in enumerate(real.train.paths)}
+    return SynthImages(
+        extract_features([out / str(row["image"]) for row in rows], backbone, size, cache=cache, progress=progress),
+        np.stack([resize_mask(read_mask(out / str(row["mask"])), size) for row in rows]),
+        np.array([position[str(row["source"])] for row in rows]),
+        report.preview,
+    )
+
+
+def drop(cache: Path) -> None:
+    """Give the disk back."""
+    shutil.rmtree(cache, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Every metric of one arm on the real test images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aoi.bench.couplings import Outcome
+from aoi.bench.material import RealImages
+from aoi.metrics.decisions import decide
+from aoi.metrics.summary import evaluate_maps
+
+
+def arm_metrics(outcome: Outcome, real: RealImages) -> dict[str, float | None]:
+    """Ranking metrics from the arm's raw maps and scores, and what its own thresholds make of them; keys as in `aoi.bench.results`."""
+    labels, annotated = real.labels, real.annotated
+    found = evaluate_maps(outcome.image_scores, labels, outcome.maps, real.masks, annotated=annotated)
+    decisions = decide(outcome.image_scores, labels, outcome.image_threshold)
+    return {
+        "image_auroc": found.image_auroc,
+        "pixel_auroc": found.pixel_auroc,
+        "pixel_aupro": found.pixel_aupro,
+        "pixel_aupro_05": found.pixel_aupro_05,
+        "pixel_ap": found.pixel_ap,
+        "image_f1_max": found.image_f1_max,
+        "image_f1": decisions.f1,
+        "escape_rate": decisions.escape_rate,
+        "overkill_rate": decisions.overkill_rate,
+        "pixel_f1": pixel_f1(outcome.maps[annotated], real.masks[annotated], outcome.pixel_threshold),
+    }
+
+
+def pixel_f1(maps: np.ndarray, masks: np.ndarray, threshold: float) -> float | None:
+    """F1 of `maps > threshold` over all pixels, None where no pixel is defective.
+
+    Args:
+        maps: N×H×W float32, raw.
+        masks: N×H×W bool.
+        threshold: in the unit of the maps.
+    """
+    truth = int(masks.sum())
+    if not truth:
+        return None
+    marked = maps > threshold
+    return 2 * int((marked & masks).sum()) / (truth + int(marked.sum()))

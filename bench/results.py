@@ -1,0 +1,229 @@
+"""From arms to answers: one row for each arm and metric over all seeds, paired with its baseline seed by seed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aoi.bench.plan import COUPLINGS, Arm
+from aoi.data.files import write_json, write_text
+
+HIGHER_IS_BETTER = {
+    "image_auroc": True,
+    "pixel_auroc": True,
+    "pixel_aupro": True,
+    "pixel_aupro_05": True,
+    "pixel_ap": True,
+    "image_f1_max": True,
+    "image_f1": True,
+    "escape_rate": False,
+    "overkill_rate": False,
+    "pixel_f1": True,
+}
+"""The metrics of an arm, in the order of every table; `image_f1`, the rates and `pixel_f1` are at the arm's own thresholds."""
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_aupro": "AUPRO@0.3",
+    "pixel_aupro_05": "AUPRO@0.05",
+    "pixel_ap": "pixel AP",
+    "image_f1_max": "image F1-max",
+    "image_f1": "image F1",
+    "escape_rate": "escapes",
+    "overkill_rate": "overkill",
+    "pixel_f1": "pixel F1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SeedValue:
+    """One metric of one arm at one seed, beside the baseline's at the same seed."""
+
+    seed: int
+    baseline: float | None
+    value: float | None
+    delta: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """One metric of one arm over all seeds; None where a test set cannot define it, or one seed gives no spread."""
+
+    dataset: str
+    detector: str
+    generator: str
+    coupling: str
+    metric: str
+    baseline: float | None
+    """Mean over seeds of the detector alone."""
+    value: float | None
+    """Mean over seeds of the arm."""
+    delta: float | None
+    """Mean over seeds of value - baseline, seed by seed."""
+    std: float | None
+    """Sample standard deviation of the arm over seeds."""
+    baseline_std: float | None
+    delta_std: float | None
+    """Of the paired deltas: how steady the change is, whatever the level of a seed."""
+    n_seeds: int
+    per_seed: tuple[SeedValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """The finished ablation."""
+
+    arms: tuple[ArmRow, ...]
+    out: Path
+    backbone: str
+    plan: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    resumed: int
+    """Arms that an earlier run had finished."""
+    computed: int
+    counts: Mapping[str, Mapping[str, int]]
+    """For each data set: training images, test images, defective ones."""
+    previews: Mapping[str, str]
+    """Pictures of the synthetic defects, `dataset/generator` to path."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        return {
+            "arms": [asdict(row) for row in self.arms],
+            "out": str(self.out),
+            "backbone": self.backbone,
+            "plan": dict(self.plan),
+            "seconds": dict(self.seconds),
+            "resumed": self.resumed,
+            "computed": self.computed,
+            "counts": {name: dict(counts) for name, counts in self.counts.items()},
+            "previews": dict(self.previews),
+        }
+
+    def summary(self) -> str:
+        """The delta table, Markdown."""
+        return markdown(self.arms)
+
+
+def aggregate(records: Mapping[Arm, Mapping[str, float | None]]) -> tuple[ArmRow, ...]:
+    """Rows of every arm that is not a baseline; of the baselines too where nothing else is there to carry them.
+
+    Args:
+        records: metrics of every finished arm; each arm's baseline (same data set, detector and seed) must be among them.
+    """
+    cells: dict[tuple[str, str, str, str], list[Arm]] = {}
+    for arm in records:
+        cells.setdefault((arm.dataset, arm.detector, arm.generator, arm.coupling), []).append(arm)
+    baselines = {(arm.dataset, arm.detector, arm.seed): records[arm] for arm in records if arm.is_baseline}
+    rows = []
+    for cell, arms in cells.items():
+        arms = sorted(arms, key=lambda arm: arm.seed)
+        for metric in HIGHER_IS_BETTER:
+            pairs = [(arm.seed, baselines[arm.dataset, arm.detector, arm.seed].get(metric), records[arm].get(metric)) for arm in arms]
+            rows.append(_row(*cell, metric, pairs))
+    return tuple(rows)
+
+
+def _row(dataset: str, detector: str, generator: str, coupling: str, metric: str, pairs: list[tuple[int, Any, Any]]) -> ArmRow:
+    per_seed = tuple(SeedValue(seed, was, now, None if was is None or now is None else now - was) for seed, was, now in pairs)
+    return ArmRow(
+        dataset,
+        detector,
+        generator,
+        coupling,
+        metric,
+        baseline=_mean([one.baseline for one in per_seed]),
+        value=_mean([one.value for one in per_seed]),
+        delta=_mean([one.delta for one in per_seed]),
+        std=_std([one.value for one in per_seed]),
+        baseline_std=_std([one.baseline for one in per_seed]),
+        delta_std=_std([one.delta for one in per_seed]),
+        n_seeds=len(per_seed),
+        per_seed=per_seed,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) and known else None
+
+
+def _std(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.std(known, ddof=1)) if len(known) == len(values) and len(known) > 1 else None
+
+
+def write_results(result: BenchResult) -> None:
+    """Write `results.csv`, `seeds.csv`, `results.md` and `results.json`; the last one says that all are there."""
+    fields = [name for name in ArmRow.__dataclass_fields__ if name != "per_seed"]
+    write_text(result.out / "results.csv", _csv(fields, ([getattr(row, name) for name in fields] for row in result.arms)))
+    cell = ["dataset", "detector", "generator", "coupling", "metric"]
+    seeds = (
+        [*(getattr(row, name) for name in cell), one.seed, one.baseline, one.value, one.delta]
+        for row in result.arms
+        for one in row.per_seed
+    )
+    write_text(result.out / "seeds.csv", _csv([*cell, "seed", "baseline", "value", "delta"], seeds))
+    write_text(result.out / "results.md", _document(result))
+    write_json(result.out / "results.json", result.as_dict())
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if value is None else repr(value) if isinstance(value, float) else value for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _document(result: BenchResult) -> str:
+    plan = result.plan
+    seeds = ", ".join(str(seed) for seed in plan["seeds"])
+    amount = f"{plan['count']} synthetic defects for each generator and seed"
+    lines = ["# What invented defects do to the detectors", ""]
+    for name, counts in result.counts.items():
+        learned, tested = f"{counts['train']} good images to learn from", f"{counts['test']} real test images"
+        lines.append(f"- {name}: {learned}, {tested}, {counts['defective']} of them defective")
+    lines += [
+        f"- backbone {result.backbone}, {plan['image_size']} px, {amount}, seeds {seeds}",
+        "- every cell: the arm's mean, in brackets its change against the same detector alone, paired by seed (mean ± standard deviation)",
+        *(f"- `{name}` {what}" for name, what in COUPLINGS.items() if name in plan["couplings"]),
+        "- escapes: share of defective parts passed; overkill: share of good parts rejected; these and the F1s at the arm's own thresholds",
+        "",
+        markdown(result.arms),
+    ]
+    return "\n".join(lines)
+
+
+def markdown(rows: Sequence[ArmRow]) -> str:
+    """The delta table of every data set, Markdown."""
+    parts = []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        here = [row for row in rows if row.dataset == dataset]
+        header = ["detector", "generator", "coupling", *TITLES.values()]
+        parts += [f"## {dataset}", "", f"| {' | '.join(header)} |", "|---|---|---|" + "---:|" * len(TITLES)]
+        for cell in dict.fromkeys((row.detector, row.generator, row.coupling) for row in here):
+            found = {row.metric: row for row in here if (row.detector, row.generator, row.coupling) == cell}
+            alone = cell[1] == "none"
+            parts.append(f"| {' | '.join([*cell, *(_shown(found[metric], alone=alone) for metric in TITLES)])} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _shown(row: ArmRow, *, alone: bool) -> str:
+    if row.value is None:
+        return "–"
+    if alone:
+        return f"{row.value:.3f}" + ("" if row.std is None else f" ± {row.std:.3f}")
+    if row.delta is None:
+        return f"{row.value:.3f}"
+    if row.delta == 0 and not row.delta_std:
+        return f"{row.value:.3f} (0)"
+    return f"{row.value:.3f} ({row.delta:+.3f}" + (")" if row.delta_std is None else f" ± {row.delta_std:.3f})")

@@ -1,0 +1,226 @@
+"""The ablation from plan to tables: shared work once, arms one by one, everything resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aoi
+from aoi.bench.couplings import RULES, Group, baseline
+from aoi.bench.heldout import cross_validate
+from aoi.bench.ledger import Ledger, identity_of
+from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, drop, real_images, synth_images
+from aoi.bench.measure import arm_metrics
+from aoi.bench.plan import Arm, Plan, settings
+from aoi.bench.results import BenchResult, aggregate, write_results
+from aoi.data.content import dataset_fingerprint
+from aoi.data.files import writable_folder, write_json
+from aoi.data.progress import Progress, silent
+from aoi.data.provenance import provenance
+from aoi.data.sample import Dataset
+from aoi.detect.backbones import Backbone, load_backbone
+from aoi.detect.detector import Detector, detector_family, make_detector
+from aoi.detect.features import FeatureSet
+from aoi.detect.weights import backbone_identity
+
+HEAD_STRIDES = (8, 16)
+"""Strides of the feature maps a head reads."""
+
+
+@dataclass(eq=False)
+class _Run:
+    """The state of one call: what is shared by all data sets, and what has been finished."""
+
+    plan: Plan
+    out: Path
+    backbone: Backbone
+    layers: dict[str, tuple[str, ...]]
+    """Feature maps each detector reads."""
+    head_layers: tuple[str, ...]
+    ledger: Ledger
+    progress: Progress
+    total: int
+    records: dict[Arm, dict[str, Any]] = field(default_factory=dict)
+    resumed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Any:
+        """Book the time of a block under `what`."""
+        began = time.perf_counter()
+        yield
+        self.seconds[what] = round(self.seconds.get(what, 0.0) + time.perf_counter() - began, 3)
+
+
+def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchResult:
+    """Run an ablation, or go on with one that was interrupted.
+
+    `out` gets `results.json`, `results.csv`, `seeds.csv`, `results.md`, `plan.json`, `meta.json`, one record for each finished arm under
+    `arms/` and the synthetic data sets under `synth/`; features live under `.cache` until their data set is done.
+
+    Args:
+        plan: what to compare; see `aoi.bench.plan.load_plan`.
+        out: the output folder; records in it that belong to the same settings, data and weights are not computed again.
+        progress: called with stage `bench` for finished arms, and with the stages of the work in between.
+
+    Raises:
+        DataError: a data set that cannot be used, or a leak between training and test images.
+        ConfigError, ModelError: see their messages.
+    """
+    began = time.perf_counter()
+    datasets = dataset_names(plan.datasets)
+    check_datasets(datasets)
+    run = _prepare(plan, writable_folder(Path(out)), len(datasets), progress)
+    for name, dataset in datasets.items():
+        _run_dataset(run, name, dataset)
+    drop(run.out / ".cache")
+    result = _result(run, datasets, time.perf_counter() - began)
+    write_results(result)
+    return result
+
+
+def _prepare(plan: Plan, out: Path, datasets: int, progress: Progress) -> _Run:
+    """Load the backbone and refuse impossible detectors and options before any work is done."""
+    backbone = load_backbone(plan.backbone, plan.weights, device=plan.device)
+    layers = {name: backbone.layers_for(detector_family(name).strides) for name in plan.detectors}
+    for name in plan.detectors:
+        make_detector(name, plan.options.get(name), layers=layers[name], seed=0, device=backbone.device)
+    head_layers = backbone.layers_for(HEAD_STRIDES)
+    every = {layer for found in (*layers.values(), head_layers) for layer in found}
+    backbone = backbone.with_layers(sorted(every))
+    write_json(out / "plan.json", plan.model_dump(mode="json"))
+    meta = provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(backbone)}
+    write_json(out / "meta.json", meta)
+    cells = 1 + len(plan.made_generators) * len(plan.couplings)
+    total = datasets * len(plan.detectors) * len(plan.seeds) * cells
+    return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), progress, total)
+
+
+def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
+    """Every arm of one data set; nothing is read from it if all of them are on record."""
+    fingerprint = dataset_fingerprint(dataset)
+    identities = {}
+    for detector in run.plan.detectors:
+        for seed in run.plan.seeds:
+            for arm in run.plan.arms(name, detector, seed):
+                identities[arm] = _identity(run, arm, fingerprint)
+    missing = []
+    for arm, identity in identities.items():
+        record = run.ledger.read(arm, identity)
+        if record is None:
+            missing.append(arm)
+        else:
+            run.records[arm] = record
+            run.resumed += 1
+    run.progress("bench", len(run.records), run.total)
+    if not missing:
+        return
+    cache = run.out / ".cache" / name
+    with run.timed("features"):
+        real = real_images(name, dataset, run.backbone, run.plan, cache, progress=run.progress)
+    for seed in run.plan.seeds:
+        wanted = [arm for arm in missing if arm.seed == seed]
+        if wanted:
+            _run_seed(run, real, seed, wanted, identities, cache)
+    drop(cache)
+
+
+def _identity(run: _Run, arm: Arm, fingerprint: str) -> str:
+    """Everything that decides the numbers of an arm."""
+    cell = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
+    return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell])
+
+
+def _run_seed(run: _Run, real: RealImages, seed: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path) -> None:
+    """The arms of one seed: its defects are made once and serve every detector and coupling."""
+    synth = {}
+    seed_cache = cache / f"seed{seed}"
+    for generator in dict.fromkeys(arm.generator for arm in wanted if not arm.is_baseline):
+        with run.timed("synth"):
+            folder = run.out / "synth" / real.name / generator / f"seed{seed}"
+            synth[generator] = synth_images(real, generator, seed, run.backbone, run.plan, folder, seed_cache, progress=run.progress)
+    for detector in run.plan.detectors:
+        arms = [arm for arm in wanted if arm.detector == detector]
+        if arms:
+            group = _group(run, real, synth, detector, seed)
+            for arm in arms:
+                _run_arm(run, group, arm, identities[arm])
+    drop(seed_cache)
+
+
+def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector: str, seed: int) -> Group:
+    layers = run.layers[detector]
+
+    def fresh() -> Detector:
+        return make_detector(detector, run.plan.options.get(detector), layers=layers, seed=seed, device=run.backbone.device)
+
+    train, test = only(real.train, layers), only(real.test, layers)
+    with run.timed("fit"):
+        fitted = fresh()
+        fitted.fit(train, progress=run.progress)
+    with run.timed("score"):
+        scores = fitted.score(test, progress=run.progress)
+    with run.timed("held-out scores"):
+        drawn = {name: (only(images.features, layers), images.sources) for name, images in synth.items()}
+        held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
+    return Group(real, synth, scores, held_out, run.head_layers, seed, run.plan)
+
+
+def only(features: FeatureSet, layers: tuple[str, ...]) -> FeatureSet:
+    """The same images with `layers` alone, so that nothing else is copied about."""
+    return FeatureSet({name: features.layers[name] for name in layers}, features.image_size, features.paths)
+
+
+def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
+    began = time.perf_counter()
+    with run.timed(arm.coupling if not arm.is_baseline else "baseline"):
+        outcome = baseline(group) if arm.is_baseline else RULES[arm.coupling](group, arm.generator, run.progress)
+        metrics = arm_metrics(outcome, group.real)
+    record = {
+        "metrics": metrics,
+        "image_threshold": outcome.image_threshold,
+        "pixel_threshold": outcome.pixel_threshold,
+        "details": outcome.details,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    run.ledger.write(arm, identity, record)
+    run.records[arm] = record
+    run.progress("bench", len(run.records), run.total)
+
+
+def _result(run: _Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchResult:
+    ordered = [
+        arm
+        for name in datasets
+        for detector in run.plan.detectors
+        for seed in run.plan.seeds
+        for arm in run.plan.arms(name, detector, seed)
+    ]
+    previews = {
+        f"{arm.dataset}/{arm.generator}": str(path)
+        for arm in ordered
+        if not arm.is_baseline and (path := run.out / "synth" / arm.dataset / arm.generator / f"seed{arm.seed}" / "preview.png").is_file()
+    }
+    counts = {
+        name: {
+            "train": len(dataset.train_good),
+            "test": len(dataset.test),
+            "defective": sum(sample.is_anomalous for sample in dataset.test),
+        }
+        for name, dataset in datasets.items()
+    }
+    return BenchResult(
+        arms=aggregate({arm: run.records[arm]["metrics"] for arm in ordered}),
+        out=run.out,
+        backbone=run.backbone.name,
+        plan=run.plan.model_dump(mode="json"),
+        seconds=run.seconds | {"total": round(seconds, 3)},
+        resumed=run.resumed,
+        computed=len(ordered) - run.resumed,
+        counts=counts,
+        previews=previews,
+    )
