@@ -43,7 +43,7 @@ def folded(trained: AoiSmall) -> AoiSmall:
     return plain
 
 
-def export(trained: AoiSmall, args: argparse.Namespace, errors: dict[str, float], step: int) -> None:
+def export(trained: AoiSmall, args: argparse.Namespace, errors: dict[str, float], stages: list[dict[str, float]]) -> None:
     """Write `aoi-small.safetensors` (fp16) and `aoi-small.json` into `args.out`, beside their places and renamed."""
     state = {name: tensor.half().contiguous() for name, tensor in folded(trained).state_dict().items()}
     weights = save(state, metadata={"model": NAME, "licence": "Apache-2.0"})
@@ -63,16 +63,15 @@ def export(trained: AoiSmall, args: argparse.Namespace, errors: dict[str, float]
             "sha256": hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(),
         },
         "script": "scripts/train_backbone.py",
-        "recipe": {key: getattr(args, key) for key in ("seed", "steps", "decay", "batch", "lr", "average", "pool")},
+        "recipe": stages,
         "images": {
-            "seen": step * args.batch,
-            "procedural_scenes": args.pool,
+            "seen": sum(int(stage["images_seen"]) for stage in stages),
+            "scenes": sum(int(stage["pool"]) for stage in stages),
             "scene_side_px": POOL_SIDE,
             "scikit_image_photographs": TRAINING_PHOTOS,
             "cc0_textures": textures,
             "held_out_photographs": HELD_OUT_PHOTOS,
         },
-        "step": step,
         "held_out_unexplained_variance": errors,
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -54,12 +54,12 @@ def bundled_photos(names: tuple[str, ...]) -> Photos:
     return read_photos(Path(skimage.__file__).parent / "data", names)
 
 
-def _scene(index: int, seed: int, photos: Photos) -> np.ndarray:
+def _scene(index: int, seed: int, photos: Photos, photo_share: float) -> np.ndarray:
     cv2.setNumThreads(1)
-    return random_scene(np.random.default_rng((seed, index)), POOL_SIDE, photos)
+    return random_scene(np.random.default_rng((seed, index)), POOL_SIDE, photos, photo_share)
 
 
-def render_pool(path: Path, count: int, seed: int, photos: Photos, workers: int) -> None:
+def render_pool(path: Path, count: int, seed: int, photos: Photos, photo_share: float, workers: int) -> None:
     """Render `count` scenes into `path`, N×320×320×3 uint8, unless an earlier run left them there."""
     if path.exists() and len(np.load(path, mmap_mode="r")) == count:
         return
@@ -67,7 +67,9 @@ def render_pool(path: Path, count: int, seed: int, photos: Photos, workers: int)
     pool = np.lib.format.open_memmap(partial_path, mode="w+", dtype=np.uint8, shape=(count, POOL_SIDE, POOL_SIDE, 3))
     context = get_context("spawn")  # OpenCV's and torch's threads do not survive a fork
     with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        for index, scene in enumerate(executor.map(partial(_scene, seed=seed, photos=photos), range(count), chunksize=32)):
+        for index, scene in enumerate(
+            executor.map(partial(_scene, seed=seed, photos=photos, photo_share=photo_share), range(count), chunksize=32)
+        ):
             pool[index] = scene
     pool.flush()
     partial_path.replace(path)

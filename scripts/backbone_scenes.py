@@ -210,11 +210,12 @@ def plain_texture(rng: np.random.Generator, size: int, photos: Photos) -> np.nda
     return coloured(rng, field)
 
 
-SCENES = ((plain_texture, 0.25), (leaves, 0.23), (bench, 0.24), (board, 0.08), (photo_crop, 0.20))
+DRAWN = ((plain_texture, 0.3125), (leaves, 0.2875), (bench, 0.3), (board, 0.1))
 
 
-def random_scene(rng: np.random.Generator, size: int, photos: Photos) -> np.ndarray:
-    """One scene, HWC uint8 RGB."""
-    kind = rng.choice(len(SCENES), p=[weight for _, weight in SCENES])
-    image = SCENES[kind][0](rng, size, photos)
+def random_scene(rng: np.random.Generator, size: int, photos: Photos, photo_share: float = 0.2) -> np.ndarray:
+    """One scene, HWC uint8 RGB: drawn, or with probability `photo_share` a crop of a photograph."""
+    scenes = [*(scene for scene, _ in DRAWN), photo_crop]
+    kind = rng.choice(len(scenes), p=[*(weight * (1 - photo_share) for _, weight in DRAWN), photo_share])
+    image = scenes[kind](rng, size, photos)
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

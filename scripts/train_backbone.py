@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from aoi.detect.embedded import CHANNELS, AoiSmall
 
 SIDES = (128, 192, 192, 256, 256)
+RECIPE = ("seed", "steps", "decay", "batch", "lr", "average", "pool", "photo_share")
 LAYER_WEIGHTS = (0.3, 1.0, 1.0)
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255
@@ -190,18 +191,29 @@ class Run:
         plain = [p for p in self.student.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=args.lr, fused=True)
+        self.stages: list[dict[str, float]] = []
+        self.recipe = {key: getattr(args, key) for key in RECIPE}
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
+            self.stages, self.step = state["stages"][:-1], state["step"]
             self.student.load_state_dict(state["student"])
-            self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step = state["step"]
+            self.average.load_state_dict(state["average"])
+        elif args.start is not None:  # the average is the best that run knew
+            state = torch.load(args.start, weights_only=True)
+            self.stages = state["stages"]
+            self.student.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
+
+    def history(self) -> list[dict[str, float]]:
+        """The recipe of every stage so far, with the number of images it saw."""
+        return [*self.stages, {**self.recipe, "images_seen": self.step * self.recipe["batch"]}]
 
     def save(self) -> None:
         """Write the checkpoint beside its place and rename it."""
         state = {"student": self.student.state_dict(), "average": self.average.state_dict()}
         part = self.path.with_suffix(".part")
-        torch.save({**state, "optimiser": self.optimiser.state_dict(), "step": self.step}, part)
+        torch.save({**state, "optimiser": self.optimiser.state_dict(), "step": self.step, "stages": self.history()}, part)
         part.replace(self.path)
 
     @torch.no_grad()
@@ -228,12 +240,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--textures", type=Path, required=True, help="folder of CC0 texture photographs")
     parser.add_argument("--work", type=Path, required=True, help="pool, checkpoint and log go here; resumes from it")
     parser.add_argument("--out", type=Path, required=True, help="folder for aoi-small.safetensors and aoi-small.json")
+    parser.add_argument("--start", type=Path, help="begin from the weights of another run's checkpoint.pt, as a further stage")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--decay", type=int, default=2000, help="last steps over which the learning rate falls to zero")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--average", type=float, default=0.998, help="memory of the moving average of the weights")
     parser.add_argument("--pool", type=int, default=4000, help="scenes rendered once; training images are variations of them")
+    parser.add_argument("--photo-share", type=float, default=0.2, help="share of the scenes that are photographs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="threads of the student; each worker adds one for the teacher")
@@ -247,11 +261,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     photos = bundled_photos(TRAINING_PHOTOS) + read_photos(args.textures)
     pool, unseen = args.work / f"pool-{args.pool}-{args.seed}.npy", args.work / "held-out.npy"
-    render_pool(pool, args.pool, args.seed, photos, 2)
-    render_pool(unseen, 128, args.seed + 1_000_003, bundled_photos(HELD_OUT_PHOTOS), 2)
+    render_pool(pool, args.pool, args.seed, photos, args.photo_share, 2)
+    render_pool(unseen, 128, 1_000_003, bundled_photos(HELD_OUT_PHOTOS), 0.2, 2)
     teacher = Teacher(args.teacher)
     means, variances = teacher.statistics(Batches(pool, 16, (256,), args.seed + 1, 0, 16)[i] for i in range(16))
-    unseen_batches = (Batches(unseen, 16, (256,), args.seed + 2, 0, 8)[i] for i in range(8))
+    unseen_batches = (Batches(unseen, 16, (256,), 2, 0, 8)[i] for i in range(8))
     held_out = [(batch, teacher(prepared(batch))) for batch in unseen_batches]
     del teacher  # from here on it lives in the workers
     run = Run(args, means)
@@ -271,7 +285,7 @@ def main() -> None:
                 print(json.dumps(row), file=log, flush=True)
                 print(json.dumps(row), flush=True)
                 run.save()
-                export(run.average, args, errors, run.step)
+                export(run.average, args, errors, run.history())
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def test_the_card_describes_these_weights() -> None:
     assert written["teacher"]["licence"] == "BSD-3-Clause"
     assert written["parameters"] == sum(p.numel() for p in AoiSmall().parameters())
     assert tuple(written["depths"]) == DEPTHS
-    assert {"seed", "steps", "batch"} <= set(written["recipe"])
+    assert all({"seed", "steps", "batch", "photo_share"} <= set(stage) for stage in written["recipe"])
+    assert written["images"]["seen"] == sum(stage["images_seen"] for stage in written["recipe"])
     assert not set(written["images"]["scikit_image_photographs"]) & set(written["images"]["held_out_photographs"])
     assert written["sha256"][:16] in WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
 
