@@ -72,21 +72,25 @@ def tiny_bench(monkeypatch, tiny_backbone) -> Backbone:
     return tiny_backbone
 
 
-def small_plan(root: Path, **changes) -> Plan:
-    values = {
-        "datasets": (root,),
-        "detectors": ("patchcore", "padim"),
-        "generators": ("none", "perlin", "cutpaste"),
-        "seeds": (0, 1),
-        "image_size": 64,
-        "count": 12,
-        "folds": 2,
-        "options": {"patchcore": {"coreset_ratio": 0.05}, "padim": {"dims": 10}},
-        "head": {"training": {"epochs": 2, "hidden": 8}},
-    }
-    return Plan.model_validate(values | changes)
+@pytest.fixture(scope="session")
+def small_plan():
+    """Builds a plan small enough for a test."""
+
+    def build(root: Path, **changes) -> Plan:
+        values = {
+            "datasets": (root,),
+            "seeds": (0, 1),
+            "image_size": 64,
+            "count": 12,
+            "folds": 2,
+            "options": {"patchcore": {"coreset_ratio": 0.05}, "padim": {"dims": 10}},
+            "head": {"training": {"epochs": 2, "hidden": 8}},
+        }
+        return Plan.model_validate(values | changes)
+
+    return build
 
 
 @pytest.fixture
-def plan(parts) -> Plan:
+def plan(parts, small_plan) -> Plan:
     return small_plan(parts)

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from aoi.bench.plan import Plan
 from aoi.bench.results import HIGHER_IS_BETTER
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
@@ -17,31 +16,20 @@ RANKING = ("image_auroc", "pixel_auroc", "pixel_aupro", "pixel_aupro_05", "pixel
 
 
 def numbers(result) -> dict[tuple, tuple]:
-    return {
-        (row.dataset, row.detector, row.generator, row.coupling, row.metric): tuple(
-            (one.seed, one.baseline, one.value) for one in row.per_seed
-        )
-        for row in result.arms
-    }
+    found = {}
+    for row in result.arms:
+        cell = (row.dataset, row.detector, row.generator, row.coupling, row.metric)
+        found[cell] = tuple((one.seed, one.baseline, one.value) for one in row.per_seed)
+    return found
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, parts, tiny_backbone):
+def finished(tmp_path_factory, parts, tiny_backbone, small_plan):
     """One whole ablation, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aoi.bench.run.load_backbone", lambda name, weights, device: tiny_backbone)
         out = tmp_path_factory.mktemp("ablation")
-        plan = Plan.model_validate(
-            {
-                "datasets": (parts,),
-                "seeds": (0, 1),
-                "image_size": 64,
-                "count": 12,
-                "folds": 2,
-                "options": {"patchcore": {"coreset_ratio": 0.05}, "padim": {"dims": 10}},
-                "head": {"training": {"epochs": 2, "hidden": 8}},
-            }
-        )
+        plan = small_plan(parts)
         return run_bench(plan, out), plan, out
 
 
@@ -194,10 +182,8 @@ def test_impossible_detectors_and_options_are_refused_before_any_work(tiny_bench
 
 def test_two_categories_of_one_name_stay_apart(parts, tiny_bench, tmp_path, plan):
     other = shutil.copytree(parts, tmp_path / "line2" / "disc")
-    result = run_bench(
-        plan.model_copy(update={"datasets": (parts, other), "seeds": (0,), "generators": ("none",), "detectors": ("padim",)}),
-        tmp_path / "out",
-    )
+    changes = {"datasets": (parts, other), "seeds": (0,), "generators": ("none",), "detectors": ("padim",)}
+    result = run_bench(plan.model_copy(update=changes), tmp_path / "out")
     names = {row.dataset for row in result.arms}
     assert len(names) == 2
     assert "line2_disc" in names

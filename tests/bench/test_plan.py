@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from aoi.bench.plan import Plan, load_plan, presets
+from aoi.errors import ConfigError
+
+
+def test_presets_load_and_take_datasets_from_the_command_line(tmp_path):
+    assert set(presets()) >= {"quick", "standard"}
+    for name in presets():
+        plan = load_plan(name, datasets="a,b", weights=tmp_path / "w.safetensors")
+        assert [path.name for path in plan.datasets] == ["a", "b"]
+        assert plan.weights == tmp_path / "w.safetensors"
+
+
+def test_comma_separated_lists_replace_those_of_the_file(tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text("datasets: [x]\nseeds: [5]\ncount: 50\n")
+    plan = load_plan(file, seeds="0,1,2", detectors="padim", generators="perlin", couplings="head", datasets=None)
+    assert plan.seeds == (0, 1, 2)
+    assert (plan.detectors, plan.generators, plan.couplings, plan.count) == (("padim",), ("perlin",), ("head",), 50)
+    assert [path.name for path in plan.datasets] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        ("detecters: [padim]", "unknown key detecters", "did you mean detectors"),
+        ("head: {wieght: 2}", r"unknown key head\.wieght", "did you mean weight"),
+        ("generators: [perlinn]", "did you mean 'perlin'", ""),
+        ("couplings: [calibrat]", "couplings.0", ""),
+        ("seeds: [0, 0]", "named twice", ""),
+        ("seeds: [-1]", "negative", ""),
+        ("count: 3", "count", ""),
+        ("image_size: big", "image_size", ""),
+        ("head: {weight: -1}", r"head\.weight", ""),
+        ("- 1", "no mapping", ""),
+        ("seeds: [0", "not valid YAML", ""),
+    ],
+)
+def test_what_makes_no_sense_is_refused_naming_file_and_key(text, words, hint, tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text("datasets: [x]\n" + text if not text.startswith("-") else text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_plan(file)
+    assert str(file) in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.hint
+
+
+def test_a_plan_that_is_not_there_and_one_without_datasets(tmp_path):
+    with pytest.raises(ConfigError, match="no plan") as caught:
+        load_plan(tmp_path / "none.yaml")
+    assert "quick" in caught.value.hint
+    with pytest.raises(ConfigError, match="no datasets"):
+        load_plan("quick")
+    with pytest.raises(ConfigError, match="the options"):
+        load_plan("quick", datasets="x", seeds="a")
+
+
+def test_arms_are_the_baseline_and_every_generator_with_every_coupling():
+    plan = Plan.model_validate({"datasets": ["x"], "generators": ["perlin", "none", "cutpaste"]})
+    arms = list(plan.arms("x", "padim", 3))
+    assert [(arm.generator, arm.coupling) for arm in arms] == [
+        ("none", "none"),
+        ("perlin", "calibrate"),
+        ("perlin", "head"),
+        ("cutpaste", "calibrate"),
+        ("cutpaste", "head"),
+    ]
+    assert len({arm.key for arm in arms}) == 5
