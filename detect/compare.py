@@ -137,19 +137,14 @@ def _draw(
         progress("pictures", i, len(examples))
         image = read_image(sample.path)
         truth = read_mask(sample.mask_path) if sample.mask_path else None
-        panels = [caption(image, f"{heading}: {_ascii(sample.label)}", alarm=sample.is_anomalous)]
+        panels = [caption(image, f"{heading}: {sample.label}", alarm=sample.is_anomalous)]
         for row, predictor in zip(rows, predictors, strict=True):
             found = predictor.predict([image])[0]
             picture = draw_overlay(image, found.anomaly_map, predictor.thresholds, regions=found.regions.mask, truth=truth)
-            text = f"{_ascii(row['run'])} {'NG' if found.is_anomaly else 'OK'} {found.score:.2f}/{predictor.thresholds.image_threshold:.2f}"
+            text = f"{row['run']} {'NG' if found.is_anomaly else 'OK'} {found.score:.2f}/{predictor.thresholds.image_threshold:.2f}"
             panels.append(caption(picture, text, alarm=found.is_anomaly))
         path = folder / f"{i:02d}_{heading}_{sample.label}_{sample.path.stem}.png"
         write_image(path, side_by_side(panels))
         written.append(path)
     progress("pictures", len(examples), len(examples))
     return tuple(written)
-
-
-def _ascii(text: str) -> str:
-    """OpenCV's letters are ASCII only."""
-    return text.encode("ascii", "replace").decode()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from aoi.data.lettering import draw_text, fit_text
 from aoi.detect.calibration import Thresholds
 
-RED, GREEN, WHITE = (230, 40, 40), (40, 200, 80), (255, 255, 255)
+RED, GREEN, WHITE = (210, 40, 40), (30, 140, 60), (255, 255, 255)
 
 
 def heat(anomaly_map: np.ndarray, thresholds: Thresholds) -> np.ndarray:
@@ -48,14 +49,12 @@ def draw_overlay(
 
 
 def caption(picture: np.ndarray, text: str, *, alarm: bool) -> np.ndarray:
-    """Add a strip with `text` (ASCII) under the picture, red for an alarm, green otherwise."""
+    """Add a strip with `text` (any script) under the picture, red for an alarm, green otherwise."""
     width = picture.shape[1]
-    scale = max(0.4, width / 640)
-    strip = np.empty((round(26 * scale), width, 3), np.uint8)
+    size = max(11, round(width / 24))
+    strip = np.empty((round(size * 1.7), width, 3), np.uint8)
     strip[:] = RED if alarm else GREEN
-    cv2.putText(
-        strip, text, (round(6 * scale), round(19 * scale)), cv2.FONT_HERSHEY_SIMPLEX, 0.55 * scale, WHITE, max(1, round(scale)), cv2.LINE_AA
-    )
+    draw_text(strip, fit_text(text, width - size, size=size), (size // 2, round(size * 0.3)), size=size, colour=WHITE)
     return np.vstack([picture, strip])
 
 

@@ -92,5 +92,5 @@ class _Lines:
         elapsed = now - self._started[stage]
         if now - self._spoke[stage] >= QUIET_SECONDS:
             self._spoke[stage] = now
-            left = f", about {elapsed / done * (total - done):.0f} s left" if done else ""
+            left = f", about {elapsed / done * (total - done):.0f} s left" if done > max(1, total * 0.02) else ""
             note(f"{stage}: {done}/{total}{left}")
