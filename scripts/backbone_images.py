@@ -76,14 +76,14 @@ def render_pool(path: Path, count: int, seed: int, photos: Photos, photo_share: 
 
 
 def crop(rng: np.random.Generator, scene: np.ndarray, size: int) -> np.ndarray:
-    """A crop of `scene` at a random zoom and aspect, flipped and turned, resized to `size`."""
-    side = scene.shape[0] * rng.uniform(0.4, 1.0)
-    aspect = np.exp(rng.uniform(-0.25, 0.25))
+    """A crop of `scene` at a random zoom and aspect, flipped and turned, resized to `size`; mostly shrunk, so mostly sharp."""
+    side = scene.shape[0] * (rng.uniform(0.4, 0.8) if rng.random() < 0.15 else rng.uniform(0.8, 1.0))
+    aspect = np.exp(rng.uniform(-0.15, 0.15))
     h, w = (int(min(scene.shape[0], side * f)) for f in (aspect, 1 / aspect))
     y, x = rng.integers(scene.shape[0] - h + 1), rng.integers(scene.shape[1] - w + 1)
     view = np.rot90(scene[y : y + h, x : x + w], int(rng.integers(4)))
     view = view[:, ::-1] if rng.random() < 0.5 else view
-    how = cv2.INTER_AREA if rng.random() < 0.5 and side > size else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if rng.random() < 0.7 and side > size else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(view), (size, size), interpolation=how)
 
 
@@ -122,19 +122,19 @@ def photographed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         view = np.repeat(view @ np.float32([0.299, 0.587, 0.114])[:, None], 3, -1)
     elif rng.random() < 0.5:
         view = view * rng.uniform(0.8, 1.2, 3).astype(np.float32)
-    if rng.random() < 0.55:
-        mean, contrast = view.mean(), np.exp(rng.uniform(np.log(0.15), np.log(1.4)))
+    if rng.random() < 0.5:
+        mean, contrast = view.mean(), np.exp(rng.uniform(np.log(0.25), np.log(1.4)))
         target = rng.uniform(30, 225) if rng.random() < 0.5 else mean
         view = (view - mean) * np.float32(contrast) + np.float32(target)
     size = image.shape[0]
     if rng.random() < 0.3:
         coarse = 1 + rng.uniform(0.05, 0.4) * rng.standard_normal((3, 3)).astype(np.float32)
         view = view * cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
-    if rng.random() < 0.35:
-        view = cv2.GaussianBlur(view, (0, 0), np.exp(rng.uniform(np.log(0.4), np.log(2.5))))
-    if rng.random() < 0.35:
+    if rng.random() < 0.15:
+        view = cv2.GaussianBlur(view, (0, 0), np.exp(rng.uniform(np.log(0.4), np.log(2.0))))
+    if rng.random() < 0.2:
         channels = 1 if rng.random() < 0.6 else 3
-        noise = rng.standard_normal((size, size, channels), dtype=np.float32) * np.float32(np.exp(rng.uniform(0, 2.8)))
+        noise = rng.standard_normal((size, size, channels), dtype=np.float32) * np.float32(np.exp(rng.uniform(0, 2.3)))
         view = view + noise
     pixels = np.clip(view, 0, 255).astype(np.uint8)
     if rng.random() < 0.15:
