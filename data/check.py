@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aoi.data.evidence import Damaged, ImageFacts, MaskFacts, examine_image, examine_mask
+from aoi.data.files import read_json
 from aoi.data.findings import SEVERITIES, CheckReport, Finding
 from aoi.data.layouts import open_dataset
 from aoi.data.placement import placement_findings
 from aoi.data.progress import Progress, silent, tracked
 from aoi.data.sample import GOOD, Dataset
 from aoi.data.twins import exact_groups, near_twins
+from aoi.errors import DataError
 
 ENOUGH_GOOD = 10
 """Fewer good training images than this are worth a warning."""
@@ -149,6 +151,9 @@ def _count_rules(dataset: Dataset) -> Iterator[Finding]:
     if dataset.layout == "ds-mvtec":
         hint = "it can be measured on, not fitted: take train/good from the MVTec AD category of the same name"
         yield Finding("info", "no-good-images", ".", "DS-MVTec has no training images", hint)
+    elif good == 0 and _is_synthetic(dataset.root):
+        hint = "fit on the good images the defects were made from"
+        yield Finding("info", "no-good-images", ".", "synthetic defects come without training images", hint)
     elif good < 2:
         message = "only one good training image" if good else "no good training images"
         hint = f"nothing can be fitted: put at least {ENOUGH_GOOD} defect-free images there"
@@ -162,9 +167,17 @@ def _count_rules(dataset: Dataset) -> Iterator[Finding]:
     if dataset.layout == "folder":
         return
     kinds = {sample.is_anomalous for sample in dataset.test}
-    if len(kinds) < 2:
+    if len(kinds) < 2 and not _is_synthetic(dataset.root):
         missing = "images" if not kinds else "good images" if True in kinds else "defect images"
         yield Finding("warning", "no-test-images", "test", f"no {missing} to test on", "AUROC and AUPRO need good and defective ones")
+
+
+def _is_synthetic(root: Path) -> bool:
+    """True for what `aoi synth generate` wrote, by its own account."""
+    try:
+        return bool(read_json(root / "meta.json").get("command") == "synth generate")
+    except (DataError, AttributeError):
+        return False
 
 
 def _look_rules(dataset: Dataset, images: list[ImageFacts]) -> Iterator[Finding]:

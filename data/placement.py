@@ -18,6 +18,9 @@ COMPANIONS = frozenset({".txt", ".md", ".json", ".jsonl", ".yaml", ".yml", ".csv
 CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
 """Files that operating systems leave behind."""
 
+PREVIEW = "preview.png"
+"""The contact sheet `aoi synth generate` leaves at the top."""
+
 
 def placement_findings(dataset: Dataset) -> Iterator[Finding]:
     """Orphaned masks, masks of good parts, images that share a mask, and files or folders that nothing reads."""
@@ -96,4 +99,4 @@ def _strangers(dataset: Dataset, known: set[Path]) -> Iterator[Finding]:
 
 def _is_companion(name: str, *, at_top: bool) -> bool:
     lower = name.lower()
-    return name.startswith(".") or lower in CLUTTER or (at_top and Path(lower).suffix in COMPANIONS)
+    return name.startswith(".") or lower in CLUTTER or (at_top and (Path(lower).suffix in COMPANIONS or lower == PREVIEW))
