@@ -111,7 +111,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     )
     good_logits = trained.logits(group.real.train.take(kept))
     weight = settings.weight if settings.weight != "auto" else _choose_weight(group, generator, trained, good_logits)
-    fusion = fit_fusion(good.maps, good_logits, weight=float(weight))
+    fusion = fit_fusion(good.maps, good_logits, weight=float(weight), quantile=settings.quantile)
     maps = fusion.maps(group.test.maps, trained.logits(group.real.test))
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
     fused_good = fusion.maps(kept_scores.maps, good_logits)
@@ -140,7 +140,8 @@ def _choose_weight(group: Group, generator: str, trained: Head, good_logits: np.
         return WEIGHTS[0]
     logits = trained.logits(images.features.take(kept))
     one_class = group.held_out.synth[generator].maps[kept]
-    fusions = [fit_fusion(group.held_out.good.maps, good_logits, weight=weight) for weight in WEIGHTS]
+    quantile = group.plan.head.quantile
+    fusions = [fit_fusion(group.held_out.good.maps, good_logits, weight=weight, quantile=quantile) for weight in WEIGHTS]
     found = [aupro(fusion.maps(one_class, logits), images.masks[kept]) for fusion in fusions]
     return WEIGHTS[int(np.argmax(found))]
 

@@ -30,6 +30,7 @@ class HeadPlan(StrictModel):
     weight: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(
         default=0.5, description="of the head's evidence beside the one-class map's 1; auto chooses it on held-out synthetic defects"
     )
+    quantile: float = Field(default=0.99, ge=0, le=1, description="of held-out good cells, below which the head counts as silent")
     image_rule: Literal["one-class", "fused-max", "mean"] = Field(default="one-class", description="what the image score is made of")
     training: dict[str, Any] = Field(default={}, description="fields of aoi.detect.head.HeadOptions")
 

@@ -83,7 +83,7 @@ class Fusion:
     """Of one-class map values on held-out good images."""
     std: float
     level: float
-    """The head's logit below which it counts as silent: the 99 % quantile over held-out good cells."""
+    """The head's logit below which it counts as silent: a quantile over held-out good cells."""
     scale: float
     """Standard deviation of the head's logits on held-out good cells."""
     weight: float
@@ -125,19 +125,21 @@ class Fusion:
         return peak if rule == "fused-max" else np.asarray(peak + (one_class.image_scores - self.mean) / self.std) / 2
 
 
-def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float) -> Fusion:
+def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float, quantile: float = GOOD_QUANTILE) -> Fusion:
     """Standardise both voices on good images that neither has seen.
 
     Args:
         good_maps: N×H×W float32 one-class maps of held-out good images.
         good_logits: M×h×w float32 head logits of held-out good images.
         weight: of the head.
+        quantile: of the head's logits on held-out good cells, in 0–1; what lies below it is silence. A low one lets the head talk good
+            ground down, which helps on textures and hurts where a part that is missing or misplaced looks like good ground.
     """
     deviation, spread = float(good_maps.std(dtype=np.float64)), float(good_logits.std(dtype=np.float64))
     return Fusion(
         mean=float(good_maps.mean(dtype=np.float64)),
         std=deviation or 1.0,
-        level=float(np.quantile(good_logits, GOOD_QUANTILE)),
+        level=float(np.quantile(good_logits, quantile)),
         scale=spread or 1.0,
         weight=weight,
     )
