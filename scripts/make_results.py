@@ -85,7 +85,7 @@ class Bench:
 
     def fit_and_evaluate(self, name: str, dataset: str, seed: int, options: list[str], backbone: list[str]) -> dict[str, Any]:
         run = self.work / "runs" / name
-        common = ["--image-size", 256, "--threshold-source", "holdout", "--seed", seed, "--out", run]
+        common = ["--image-size", 256, "--threshold-source", "holdout", "--seed", seed, "--out", run, "--overwrite"]
         fit = self.aoi(f"fit-{name}", ["detect", "fit", self.dataset(dataset), *options, *backbone, *common])
         found = self.aoi(f"evaluate-{name}", ["detect", "evaluate", run])
         return {
