@@ -218,8 +218,8 @@ def document(bench: Bench) -> str:
             f"aoi {ablation} --json",
             "```",
             "",
-            "The head's fusion has two constants that were settled while the test figures of transistor and tile were in view, but not those of",
-            "screw: as far as `head` goes, transistor and tile are development sets (`docs/decisions/0006-fusion-of-head-and-map.md`).",
+            "The head's fusion has two constants that were settled while the test figures of transistor and tile were in view, but not",
+            "those of screw: for `head`, transistor and tile are development sets (`docs/decisions/0006-fusion-of-head-and-map.md`).",
             "",
             *ablation_tables(bench),
         ]
