@@ -125,7 +125,7 @@ def test_it_imitates_its_teacher_on_a_photograph_it_never_saw(backbone: AoiSmall
         ours = backbone(coins(256))
     for name in LAYERS:
         spread = (theirs[name] - theirs[name].mean((2, 3), keepdim=True)).square().mean()
-        assert (ours[name] - theirs[name]).square().mean() / spread < 0.95
+        assert (ours[name] - theirs[name]).square().mean() / spread < 0.85
         assert ours[name].std() == pytest.approx(float(theirs[name].std()), rel=0.35)
 
 
