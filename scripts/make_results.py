@@ -67,7 +67,11 @@ class Bench:
         return self.data / DATASETS[name]
 
     def aoi(self, name: str, words: Iterable[object]) -> dict[str, Any]:
-        """Run one `aoi` command with `--json` in a process of its own, or read what it said last time."""
+        """Run one `aoi` command."""
+        return self.python(name, ["-m", "aoi.cli"], words)
+
+    def python(self, name: str, program: list[str], words: Iterable[object]) -> dict[str, Any]:
+        """Run one command with `--json` in a process of its own, or read what it said last time."""
         kept = self.work / "said" / f"{name}.json"
         command = [str(word) for word in words]
         if kept.is_file():
@@ -75,7 +79,7 @@ class Bench:
             if earlier["command"] == command:
                 return dict(earlier["said"])
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "aoi.cli", *command, "--json"], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, *program, *command, "--json"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr}")
         said = json.loads(done.stdout)
@@ -131,7 +135,7 @@ def detector_table(bench: Bench) -> list[str]:
 
 
 def speed_table(bench: Bench) -> list[str]:
-    """Times and memory of the runs with seed 0; `--again` makes those anew, when the machine is idle."""
+    """Times and memory of the runs with seed 0; made on an idle machine."""
     lines = [
         "| data set | detector | backbone | features, s | fit, s | test images/s | peak memory fit / test, MB |",
         "|---|---|---|---:|---:|---:|---:|",
@@ -143,6 +147,34 @@ def speed_table(bench: Bench) -> list[str]:
             memory = f"{row['fit_memory']:.0f} / {row['memory']:.0f}"
             lines.append(f"| {dataset} | {title} | {backbone} | {times} | {memory} |")
     return lines
+
+
+def rate_lines(bench: Bench) -> list[str]:
+    """What synthesis, drawing and the two networks do in a second."""
+    screws = bench.dataset("screw")
+    lines = ["| command | images/s |", "|---|---:|"]
+    for generator in ("perlin", "cutpaste"):
+        words = [
+            "synth",
+            "generate",
+            screws,
+            "--generator",
+            generator,
+            "--count",
+            1000,
+            "--size",
+            256,
+            "--out",
+            bench.work / f"synth-{generator}",
+        ]
+        rate = bench.aoi(f"rate-{generator}", words)["images_per_s"]
+        lines.append(f"| `aoi synth generate DATA/mvtec_ad/screw --generator {generator} --count 1000 --size 256` | {rate:.0f} |")
+    drawn = bench.aoi("rate-sample", ["data", "sample", "--out", bench.work / "sample"])
+    lines.append(f"| `aoi data sample` (256 px) | {drawn['drawn'] / drawn['seconds']:.0f} |")
+    timed = bench.python("rate-networks", ["scripts/time_backbones.py"], ["--weights", bench.weights / RESNET])
+    for name, rate in timed["images_per_s"].items():
+        lines.append(f"| `scripts/time_backbones.py`: {name}, network alone, fp32, batch 16 | {rate:.0f} |")
+    return [*lines, "", f"The embedded backbone's network is {timed['ratio']:.2f} times as fast as ResNet-18's."]
 
 
 def backbone_table(bench: Bench) -> list[str]:
@@ -206,6 +238,12 @@ def document(bench: Bench) -> str:
             "",
             *speed_table(bench),
             "",
+            "## Rates",
+            "",
+            "On the same idle machine; from start to the last file on disk.",
+            "",
+            *rate_lines(bench),
+            "",
             "## The embedded backbone beside ResNet-18",
             "",
             "The same commands with `--backbone aoi-small` instead of `--backbone resnet18 --weights …`.",
@@ -234,17 +272,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/RESULTS.md"))
     parser.add_argument("--extra-seeds", default="0,1,2", help="seeds of the rows beside PatchCore 1 %% and PaDiM; the 10 %% bank is slow")
     parser.add_argument(
-        "--only", choices=["detectors", "backbones", "ablation", "speed"], help="run one section's commands and write nothing"
+        "--only", choices=["detectors", "backbones", "ablation", "speed", "rates"], help="run one section's commands and write nothing"
     )
-    parser.add_argument("--again", action="store_true", help="forget what the commands with seed 0 said, and run them anew")
     args = parser.parse_args()
     os.environ.pop("AOI_WEIGHTS", None)
     seeds = tuple(int(seed) for seed in args.extra_seeds.split(","))
     bench = Bench(args.data.resolve(), args.weights.resolve(), args.work.resolve(), seeds)
-    if args.again:
-        for said in (bench.work / "said").glob("*-0.json"):
-            said.unlink()
-    sections = {"detectors": detector_table, "backbones": backbone_table, "ablation": ablation_tables, "speed": speed_table}
+    sections = {
+        "detectors": detector_table,
+        "backbones": backbone_table,
+        "ablation": ablation_tables,
+        "speed": speed_table,
+        "rates": rate_lines,
+    }
     if args.only:
         print("\n".join(sections[args.only](bench)))
     else:
