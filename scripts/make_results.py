@@ -222,7 +222,8 @@ def document(bench: Bench) -> str:
             "# Results",
             "",
             "Written by `make results DATA=… WEIGHTS=…` (`scripts/make_results.py`), which ran every command named here.",
-            f"Commit {git_commit()}; {machine_facts['cores']} cores, {machine_facts['processor']}, "
+            "Commands that had finished on an earlier commit are kept and not repeated, as long as `--work` is.",
+            f"Written at commit {git_commit()}; {machine_facts['cores']} cores, {machine_facts['processor']}, "
             f"Python {library['python']}, torch {library['torch']}.",
             "Mean ± standard deviation over the seeds. Raw scores; ground truth resized to the map by nearest neighbour.",
             "",
