@@ -26,7 +26,7 @@ CHANNELS = (64, 128, 256)
 """Channels of the three feature maps, those of ResNet-18."""
 STRIDES = (4, 8, 16)
 WIDTHS = (48, 96, 160)
-DEPTHS = (2, 3, 4)
+DEPTHS = (1, 3, 4)
 """Convolutions in each stage after the one that halves the resolution."""
 
 Block = Callable[[int, int, int], nn.Module]

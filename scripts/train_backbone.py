@@ -30,7 +30,7 @@ from aoi.detect.embedded import CHANNELS, AoiSmall
 
 SIDES = (128, 192, 192, 256, 256)
 RECIPE = ("seed", "steps", "decay", "batch", "lr", "average", "pool", "photo_share")
-LAYER_WEIGHTS = (0.3, 1.0, 1.0)
+LAYER_WEIGHTS = (0.25, 1.0, 1.5)
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255
 

@@ -1,0 +1,1 @@
+"""Defects painted by a text-conditioned inpainting model."""

@@ -1,0 +1,1 @@
+"""Training of inpainting models on captioned defects."""
