@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aoi.bench.fusion import Choice, Judge, choose_fusion
 from aoi.bench.heldout import HeldOut
 from aoi.bench.material import RealImages, SynthImages
 from aoi.bench.plan import Plan
@@ -15,8 +16,7 @@ from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
 from aoi.detect.calibration import GoodScores, thresholds_from
 from aoi.detect.detector import Scores
-from aoi.detect.head import WEIGHTS, Fusion, Head, HeadOptions, fit_fusion, train_head
-from aoi.metrics.pro import aupro
+from aoi.detect.head import QUANTILES, WEIGHTS, Head, HeadOptions, fit_fusion, train_head
 from aoi.metrics.ranking import f1_max, roc_curve
 
 
@@ -110,8 +110,14 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
         progress=progress,
     )
     good_logits = trained.logits(group.real.train.take(kept))
-    weight = settings.weight if settings.weight != "auto" else _choose_weight(group, generator, trained, good_logits)
-    fusion = fit_fusion(good.maps, good_logits, weight=float(weight), quantile=settings.quantile)
+    weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)
+    quantiles = QUANTILES if settings.quantile == "auto" else (settings.quantile,)
+    if not settings.chooses:
+        chosen = Choice(fit_fusion(good.maps, good_logits, weight=weights[0], quantile=quantiles[0]), quantiles[0], {})
+    else:
+        judges = _judges(group, generator, trained, good_logits)
+        chosen = choose_fusion(good.maps, good_logits, judges, weights=weights, quantiles=quantiles)
+    fusion = chosen.fusion
     maps = fusion.maps(group.test.maps, trained.logits(group.real.test))
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
     fused_good = fusion.maps(kept_scores.maps, good_logits)
@@ -125,25 +131,26 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     if settings.image_rule == "one-class":  # the score is the detector's own, so is its threshold, from all held-out images
         alone = baseline(group)
         outcome = Outcome(maps, outcome.image_scores, alone.image_threshold, outcome.pixel_threshold)
-    return Outcome(maps, outcome.image_scores, outcome.image_threshold, outcome.pixel_threshold, _details(fusion, settings.image_rule))
+    details = chosen.as_dict() | {"weight": fusion.weight, "level": fusion.level, "scale": fusion.scale, "image_rule": settings.image_rule}
+    return Outcome(maps, outcome.image_scores, outcome.image_threshold, outcome.pixel_threshold, details)
 
 
-def _details(fusion: Fusion, rule: str) -> dict[str, Any]:
-    return {"weight": fusion.weight, "level": fusion.level, "scale": fusion.scale, "image_rule": rule}
-
-
-def _choose_weight(group: Group, generator: str, trained: Head, good_logits: np.ndarray) -> float:
-    """The weight with the best AUPRO@0.3 on synthetic defects held out from head and detector; the smallest of equals."""
-    images = group.synth[generator]
-    kept = np.flatnonzero(group.held_out.fold[images.sources] == 0)
-    if not len(kept) or not images.masks[kept].any():
-        return WEIGHTS[0]
-    logits = trained.logits(images.features.take(kept))
-    one_class = group.held_out.synth[generator].maps[kept]
-    quantile = group.plan.head.quantile
-    fusions = [fit_fusion(group.held_out.good.maps, good_logits, weight=weight, quantile=quantile) for weight in WEIGHTS]
-    found = [aupro(fusion.maps(one_class, logits), images.masks[kept]) for fusion in fusions]
-    return WEIGHTS[int(np.argmax(found))]
+def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray) -> list[Judge]:
+    """Defects of the plan's judges on the good images of fold 0, and those images; the head's own teacher only where there is no other."""
+    clean = group.held_out.good.maps[group.held_out.fold == 0]
+    found = []
+    for name in [name for name in group.plan.head.judges if name != generator] or [generator]:
+        images = group.synth[name]
+        kept = np.flatnonzero(group.held_out.fold[images.sources] == 0)
+        found.append(
+            Judge(
+                name,
+                np.concatenate([group.held_out.synth[name].maps[kept], clean]),
+                np.concatenate([trained.logits(images.features.take(kept)), good_logits]) if len(kept) else good_logits,
+                np.concatenate([images.masks[kept], np.zeros(clean.shape, bool)]),
+            )
+        )
+    return found
 
 
 RULES: dict[str, CouplingRule] = {"calibrate": calibrate, "head": head}

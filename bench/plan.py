@@ -24,15 +24,43 @@ COUPLINGS: dict[str, str] = {
 """What each coupling is allowed to change."""
 
 
+def _known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
+    from aoi.synth.registry import generator_names
+
+    known = (*also, *generator_names())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"unknown generator {name!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"))
+    return _each_once(names, "generator")
+
+
 class HeadPlan(StrictModel):
     """How the discriminative head is trained and fused; see `aoi.detect.head`."""
 
     weight: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(
-        default=0.5, description="of the head's evidence beside the one-class map's 1; auto chooses it on held-out synthetic defects"
+        default="auto", description="of the head's evidence beside the one-class map's 1; auto chooses it on the judges' defects"
     )
-    quantile: float = Field(default=0.99, ge=0, le=1, description="of held-out good cells, below which the head counts as silent")
+    quantile: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        default="auto", description="of held-out good cells, below which the head counts as silent; auto chooses it with the weight"
+    )
+    judges: tuple[str, ...] = Field(
+        default=("perlin", "cutpaste"),
+        min_length=1,
+        description="generators whose defects an automatic choice is made on, never the head's own teacher",
+    )
     image_rule: Literal["one-class", "fused-max", "mean"] = Field(default="one-class", description="what the image score is made of")
     training: dict[str, Any] = Field(default={}, description="fields of aoi.detect.head.HeadOptions")
+
+    @field_validator("judges")
+    @classmethod
+    def _judges(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known_generators(names)
+
+    @property
+    def chooses(self) -> bool:
+        """True where something is left to an automatic choice."""
+        return "auto" in (self.weight, self.quantile)
 
 
 class Plan(StrictModel):
@@ -72,16 +100,7 @@ class Plan(StrictModel):
     @field_validator("generators")
     @classmethod
     def _generators(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from aoi.synth.registry import generator_names
-
-        known = (NONE, *generator_names())
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(
-                    f"unknown generator {name!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
-                )
-        return _each_once(names, "generator")
+        return _known_generators(names, also=(NONE,))
 
     @property
     def made_generators(self) -> tuple[str, ...]:

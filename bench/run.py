@@ -139,7 +139,9 @@ def _run_seed(run: _Run, real: RealImages, seed: int, wanted: list[Arm], identit
     """The arms of one seed: its defects are made once and serve every detector and coupling."""
     synth = {}
     seed_cache = cache / f"seed{seed}"
-    for generator in dict.fromkeys(arm.generator for arm in wanted if not arm.is_baseline):
+    makers = [arm.generator for arm in wanted if not arm.is_baseline]
+    judges = run.plan.head.judges if run.plan.head.chooses and any(arm.coupling == "head" for arm in wanted) else ()
+    for generator in dict.fromkeys([*makers, *judges]):
         with run.timed("synth"):
             folder = run.out / "synth" / real.name / generator / f"seed{seed}"
             synth[generator] = synth_images(real, generator, seed, run.backbone, run.plan, folder, seed_cache, progress=run.progress)

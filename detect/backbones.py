@@ -52,9 +52,8 @@ class Backbone:
         with torch.inference_mode():
             # A channels-last view: NHWC bytes are already in the order the convolutions like.
             pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-            mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1) * 255
-            std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1) * 255
-            maps = self.network((pixels - mean) / std)
+            mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
+            maps = self.network(pixels.sub_(mean).div_(std))
             return {
                 spec.name: found.float().contiguous() for spec, found in zip(self.available, maps, strict=True) if spec.name in self.layers
             }

@@ -27,9 +27,9 @@ from aoi.errors import DataError
 
 ImageRule = Literal["one-class", "fused-max", "mean"]
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""What `auto` chooses among."""
-GOOD_QUANTILE = 0.99
-"""Below this quantile of held-out good cells the head's voice counts as silence."""
+"""Of the head's evidence: what an automatic choice is made from."""
+QUANTILES = (0.5, 0.9, 0.99)
+"""Of held-out good cells, below which the head's voice counts as silence: what an automatic choice is made from."""
 
 
 class HeadOptions(StrictModel):
@@ -125,7 +125,7 @@ class Fusion:
         return peak if rule == "fused-max" else np.asarray(peak + (one_class.image_scores - self.mean) / self.std) / 2
 
 
-def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float, quantile: float = GOOD_QUANTILE) -> Fusion:
+def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float, quantile: float) -> Fusion:
     """Standardise both voices on good images that neither has seen.
 
     Args:

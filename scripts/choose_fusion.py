@@ -10,7 +10,6 @@ PatchCore 1 % and PaDiM.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +71,7 @@ def measure(weights: Path, work: Path, seed: int) -> None:
         print(f"seed {seed} {model}: {before.pixel_auroc:.4f} {before.pixel_aupro:.4f} {before.pixel_ap:.4f}", flush=True)
         for quantile in QUANTILES:
             for weight in WEIGHTS:
-                fusion = dataclasses.replace(fit_fusion(good, held_out, weight=weight), level=float(np.quantile(held_out, quantile)))
+                fusion = fit_fusion(good, held_out, weight=weight, quantile=quantile)
                 after = evaluate_maps(scores.image_scores, labels, fusion.maps(scores.maps, logits), truth)
                 deltas = [getattr(after, name) - getattr(before, name) for name in ("pixel_auroc", "pixel_aupro", "pixel_ap")]
                 print(
