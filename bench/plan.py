@@ -39,10 +39,10 @@ class HeadPlan(StrictModel):
     """How the discriminative head is trained and fused; see `aoi.detect.head`."""
 
     weight: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(
-        default="auto", description="of the head's evidence beside the one-class map's 1; auto chooses it on the judges' defects"
+        default=0.5, description="of the head's evidence beside the one-class map's 1; auto chooses it on the judges' defects"
     )
     quantile: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
-        default="auto", description="of held-out good cells, below which the head counts as silent; auto chooses it with the weight"
+        default=0.99, description="of held-out good cells, below which the head counts as silent; auto chooses it on the judges' defects"
     )
     judges: tuple[str, ...] = Field(
         default=("perlin", "cutpaste"),

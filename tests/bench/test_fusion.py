@@ -59,8 +59,10 @@ def test_two_judges_are_heard_alike(rng, good):
 
 
 def test_an_arm_does_not_depend_on_which_other_arms_are_run(parts, tiny_bench, small_plan, tmp_path):
+    automatic = {"weight": "auto", "quantile": "auto", "training": {"epochs": 2, "hidden": 8}}
+
     def head_of_perlin(generators: tuple[str, ...]) -> list[float]:
-        plan = small_plan(parts, generators=generators, couplings=("head",), detectors=("padim",), seeds=(0,))
+        plan = small_plan(parts, generators=generators, couplings=("head",), detectors=("padim",), seeds=(0,), head=automatic)
         result = run_bench(plan, tmp_path / "-".join(generators))
         rows = [row for row in result.arms if (row.generator, row.coupling, row.metric) == ("perlin", "head", "pixel_aupro")]
         return [row.value for row in rows]
