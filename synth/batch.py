@@ -21,7 +21,8 @@ from aoi.synth.paint import is_grey
 from aoi.synth.region import Region, find_region
 from aoi.synth.registry import create_generator
 from aoi.synth.types import SynthDefect
-from aoi.synth.verify import fault, mean_change
+from aoi.synth.verification import verify
+from aoi.synth.visibility import mean_change
 
 _MAX_SOURCES = 64
 """How many good images are looked at for one defect before it is given up, when they cannot be read or the place misses the part."""
@@ -103,12 +104,11 @@ class Batch:
 
     def _try(self, index: int, name: str, prepared: Prepared, rejections: list[Rejection]) -> Attempt:
         options, region = self.options, prepared.region
-        least = min(self.spec.size.in_pixels(int(region.foreground.sum()))[0], region.area)
         reason: str | None = None
         for attempt in range(options.max_tries):
             rng = np.random.default_rng([options.seed, index, attempt])
             defect = self.generator.generate(prepared.image, region, self.spec, rng)
-            reason = fault(prepared.image, defect, region, least)
+            reason = verify(prepared.image, defect.image, defect.mask, region, self.spec, mask=defect.mask).reason
             if reason is None:
                 row = self._row(index, attempt, name, prepared, defect, tuple(rejections), None)
                 return Attempt(row, prepared, defect)
@@ -144,7 +144,7 @@ class Batch:
             mask_area=area,
             foreground_fraction=round(area / part, 6),
             bbox=None if defect is None else defect.bbox,
-            change=0.0 if defect is None or prepared is None else round(mean_change(prepared.image, defect), 3),
+            change=0.0 if defect is None or prepared is None else round(mean_change(prepared.image, defect.image, defect.mask), 3),
             rejections=rejections,
         )
 

@@ -19,7 +19,6 @@ from aoi.synth.registry import GeneratorSettings, create_generator, generator_na
 from aoi.synth.shape import FAMILIES
 from aoi.synth.texture import folder_texture, list_textures
 from aoi.synth.types import Provenance, SynthDefect
-from aoi.synth.verify import fault, mean_change, visibility
 
 NAMES = ("perlin", "cutpaste", "cutpaste-plain", "cutpaste-scar")
 
@@ -156,31 +155,6 @@ def test_names_are_unique_and_unknown_ones_list_the_known():
 def test_impossible_opacities_are_refused(opacity):
     with pytest.raises(ConfigError, match="opacity"):
         GeneratorSettings(opacity=opacity)
-
-
-def made(image, painted, mask):
-    final = np.where(mask[..., None], painted, image).astype(np.uint8)
-    return SynthDefect(final, changed(image, final), Provenance("test", "anomaly", "anywhere"))
-
-
-def test_verification_names_the_fault():
-    image, region = surface(), find_region(disc())
-    spot = np.hypot(*np.mgrid[-64:64, -64:64]) < 9
-    assert fault(image, made(image, image // 3, spot), region, 50) is None
-    assert fault(image, made(image, image, spot), region, 50) == "nothing changed"
-    assert "too small" in fault(image, made(image, image // 3, spot), region, 5000)
-    assert "too faint" in fault(image, made(image, image.astype(int) + 5, spot), region, 50)
-    assert "outside" in fault(image, made(image, image // 3, np.roll(spot, 58, axis=1)), region, 50)
-
-
-def test_a_texture_hides_a_piece_of_itself(rng):
-    weave = np.clip(128 + 45 * rng.standard_normal((128, 128, 1)), 0, 255).astype(np.uint8).repeat(3, 2)
-    weave = cv2.GaussianBlur(weave, (0, 0), 0.7)
-    spot = np.hypot(*np.mgrid[-64:64, -64:64]) < 12
-    itself, stain = made(weave, np.roll(weave, 40, axis=0), spot), made(weave, weave * 0.5, spot)
-    assert mean_change(weave, itself) > 10
-    assert visibility(weave, itself) < 0.8 < visibility(weave, stain)
-    assert "hidden" in fault(weave, itself, find_region(np.ones((128, 128), bool)), 50)
 
 
 def test_a_defect_knows_its_box_and_refuses_a_wrong_mask():
