@@ -19,7 +19,7 @@ ROOMS = {
     "data": {"errors"},
     "captions": {"errors", "data"},
     "metrics": {"errors", "data"},
-    "synth": {"errors", "configs", "data", "captions"},
+    "synth": {"errors", "configs", "data", "captions", "metrics"},
     "detect": {"errors", "configs", "data", "metrics"},
     "bench": {"errors", "configs", "data", "captions", "metrics", "synth", "detect"},
     "terminal": {"errors", "data"},
