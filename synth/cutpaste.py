@@ -28,14 +28,16 @@ class CutPasteGenerator:
         self.settings = settings
         self.variant: Variant | None = variant
 
-    def generate(self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator) -> SynthDefect:
+    def generate(
+        self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator, shape: Shape | None = None
+    ) -> SynthDefect:
         """Invent one defect; see `aoi.synth.types.Generator`."""
         scar = bool(rng.random() < 0.5) if self.variant is None else self.variant == "scar"
         limits = self.settings.opacity
         # The paper pastes at full opacity: half the opacity range is enough to tell slight from severe.
         opacity = draw_opacity(((limits[0] + limits[1]) / 2, limits[1]), spec.severity, rng)
         area = draw_area(region, spec.size, rng)
-        shape = strip(region, area, scar, rng)
+        shape = shape or strip(region, area, scar, rng)
         piece, turn = self._piece(image, region, shape, scar, rng)
         painted, jitter = colour_jitter(piece, rng, strength=0.35)
         parameters = {"variant": "scar" if scar else "plain", "wanted_area": area, "opacity": round(opacity, 3), "turn": round(turn, 3)}

@@ -30,12 +30,14 @@ class PerlinGenerator:
         self.settings = settings
         self.textures = list_textures(settings.textures) if settings.textures else ()
 
-    def generate(self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator) -> SynthDefect:
+    def generate(
+        self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator, shape: Shape | None = None
+    ) -> SynthDefect:
         """Invent one defect; see `aoi.synth.types.Generator`."""
         look = LOOKS[int(rng.choice(len(LOOKS), p=LOOK_WEIGHTS))]
         opacity = draw_opacity(self.settings.opacity, spec.severity, rng)
         area = draw_area(region, spec.size, rng)
-        shape = noise_shape(region, area, rng)
+        shape = shape or noise_shape(region, area, rng)
         painted, drawn = self._paint(look, image, region, shape, rng)
         parameters = {"look": look, "outline": shape.family, "wanted_area": area, "opacity": round(opacity, 3)} | drawn
         final, mask = put(image, painted, shape, opacity, region, self.settings)

@@ -11,6 +11,7 @@ import numpy as np
 from aoi.captions.spec import DefectSpec
 from aoi.errors import DataError
 from aoi.synth.region import Region
+from aoi.synth.shape import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class SynthDefect:
     mask: np.ndarray
     """HW bool; the pixels that really changed (see `aoi.synth.blend.CHANGE`), not the pixels that were asked to."""
     provenance: Provenance
+    asked: np.ndarray | None = None
+    """HW bool; the pixels that were asked to change. None where the generator changes exactly what it is asked to."""
+    repainted: np.ndarray | None = None
+    """HW bool; every pixel that was painted anew, if those are more than were asked to change: no edge may show along their outline."""
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.image.shape[:2]:
@@ -54,10 +59,32 @@ class SynthDefect:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-class Generator(Protocol):
-    """Anything that can put a defect on a good image."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One defect to be made: what `Generator.generate` takes, as a value that can wait in a queue."""
 
-    def generate(self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator) -> SynthDefect:
+    image: np.ndarray
+    """HWC uint8 RGB, free of defects; never changed."""
+    region: Region
+    """Where pixels may change."""
+    spec: DefectSpec
+    """What was asked for."""
+    rng: np.random.Generator
+    """The only source of randomness."""
+    shape: Shape | None = None
+    """The outline to fill; None lets the generator draw one."""
+
+
+class Generator(Protocol):
+    """Anything that can put a defect on a good image.
+
+    A generator that is faster on several images at once also has `generate_batch(jobs: Sequence[Job]) -> list[SynthDefect]`; it is then
+    kept in one process and given batches.
+    """
+
+    def generate(
+        self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator, shape: Shape | None = None
+    ) -> SynthDefect:
         """Invent one defect.
 
         Args:
@@ -65,4 +92,5 @@ class Generator(Protocol):
             region: where pixels may change.
             spec: what was asked for.
             rng: the only source of randomness.
+            shape: the outline to fill; None draws one.
         """
