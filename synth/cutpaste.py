@@ -9,6 +9,7 @@ import numpy as np
 
 from aoi.captions.spec import DefectSpec
 from aoi.synth.noise import fractal_noise
+from aoi.synth.outline import draw_shape
 from aoi.synth.paint import is_grey, moved_paint
 from aoi.synth.perlin import draw_opacity, put, region_of_part
 from aoi.synth.region import Region, draw_area, draw_centre
@@ -37,12 +38,18 @@ class CutPasteGenerator:
         # The paper pastes at full opacity: half the opacity range is enough to tell slight from severe.
         opacity = draw_opacity(((limits[0] + limits[1]) / 2, limits[1]), spec.severity, rng)
         area = draw_area(region, spec.size, rng)
-        shape = shape or strip(region, area, scar, rng)
+        shape = shape or self._outline(region, spec, area, scar, rng)
         piece, turn = self._piece(image, region, shape, scar, rng)
         painted, jitter = colour_jitter(piece, rng, strength=0.35)
         parameters = {"variant": "scar" if scar else "plain", "wanted_area": area, "opacity": round(opacity, 3), "turn": round(turn, 3)}
         final, mask = put(image, painted, shape, opacity, region, self.settings)
         return SynthDefect(final, mask, Provenance("cutpaste", spec.kind, region.place.name, parameters | jitter))
+
+    def _outline(self, region: Region, spec: DefectSpec, area: int, scar: bool, rng: np.random.Generator) -> Shape:
+        """The shape of the kind that was named, else the paper's rectangle."""
+        if spec.kind == "anomaly":
+            return strip(region, area, scar, rng)
+        return draw_shape(region, spec, rng, mm_per_pixel=self.settings.mm_per_pixel)
 
     def _piece(self, image: np.ndarray, region: Region, shape: Shape, scar: bool, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """HWC float32 of the window's size and how far it was turned: scars by up to 45 degrees, pieces by any angle."""

@@ -9,6 +9,7 @@ import numpy as np
 from aoi.captions.spec import DefectSpec
 from aoi.synth.blend import compose, feather, match_surroundings, settle
 from aoi.synth.noise import fractal_noise
+from aoi.synth.outline import draw_shape
 from aoi.synth.paint import Drawn, colour_paint, moved_paint, noise_paint, relief_paint, texture_paint
 from aoi.synth.region import Region, draw_area, draw_centre
 from aoi.synth.registry import GeneratorSettings, register
@@ -37,11 +38,17 @@ class PerlinGenerator:
         look = LOOKS[int(rng.choice(len(LOOKS), p=LOOK_WEIGHTS))]
         opacity = draw_opacity(self.settings.opacity, spec.severity, rng)
         area = draw_area(region, spec.size, rng)
-        shape = shape or noise_shape(region, area, rng)
+        shape = shape or self._outline(region, spec, area, rng)
         painted, drawn = self._paint(look, image, region, shape, rng)
         parameters = {"look": look, "outline": shape.family, "wanted_area": area, "opacity": round(opacity, 3)} | drawn
         final, mask = put(image, painted, shape, opacity, region, self.settings)
         return SynthDefect(final, mask, Provenance("perlin", spec.kind, region.place.name, parameters))
+
+    def _outline(self, region: Region, spec: DefectSpec, area: int, rng: np.random.Generator) -> Shape:
+        """The shape of the kind that was named, else any outline of `area` pixels."""
+        if spec.kind == "anomaly":
+            return noise_shape(region, area, rng)
+        return draw_shape(region, spec, rng, mm_per_pixel=self.settings.mm_per_pixel)
 
     def _paint(self, look: Look, image: np.ndarray, region: Region, shape: Shape, rng: np.random.Generator) -> tuple[np.ndarray, Drawn]:
         surface = image[shape.window.slices].astype(np.float32)

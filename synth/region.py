@@ -9,7 +9,8 @@ import numpy as np
 
 from aoi.captions.places import ANYWHERE, Place
 from aoi.captions.spec import SizeRange
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
+from aoi.synth.axis import principal_axis
 
 MIN_REGION = 16
 """Fewer pixels than this are no place for a defect."""
@@ -26,6 +27,10 @@ class Region:
     foreground: np.ndarray
     """HW bool; pixels of the part."""
     place: Place = ANYWHERE
+    method: str = "geometry"
+    """How it was found: `geometry`, `clipseg` or `grounded`."""
+    note: str = ""
+    """What was asked for and could not be followed; empty if everything was."""
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.foreground.shape:
@@ -42,24 +47,45 @@ class Region:
         return self.area >= MIN_REGION
 
 
-def find_region(foreground: np.ndarray, place: Place = ANYWHERE) -> Region:
-    """The pixels of the part that lie in `place`; the geometry is relative to the foreground's bounding box.
+def find_region(foreground: np.ndarray, place: Place = ANYWHERE, *, band: float | None = None) -> Region:
+    """The pixels of the part that lie in `place`; the geometry is relative to the foreground's bounding box and principal axis.
 
     Args:
         foreground: HW bool.
-        place: box and rim in fractions of the bounding box.
+        place: box and rim in fractions of the bounding box, and the interval along the principal axis.
+        band: other width of the rows and columns of `place`, in (0, 1); None takes them as they are.
+
+    Raises:
+        ConfigError: the band is no fraction.
     """
+    if band is not None and not 0 < band < 1:
+        raise ConfigError(f"a band of {band} is not a fraction of the part", hint="give a number between 0 and 1, such as 0.33")
     if place.is_anywhere or not foreground.any():
         return Region(foreground, foreground, place)
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     top, height = int(rows[0]), int(rows[-1] - rows[0]) + 1
     left, width = int(columns[0]), int(columns[-1] - columns[0]) + 1
-    x0, y0, x1, y1 = place.box
+    (x0, x1), (y0, y1) = (_banded(place.box[axis], place.box[axis + 2], band) for axis in (0, 1))
     within = np.zeros_like(foreground)
     within[top + round(y0 * height) : top + round(y1 * height), left + round(x0 * width) : left + round(x1 * width)] = True
     if place.rim is not None:
         within &= depth(foreground) <= max(2.0, place.rim * min(height, width))
+    if place.along is not None:
+        along = np.clip(principal_axis(foreground).along(foreground.shape), 0, 1)
+        within &= (along >= place.along[0]) & (along <= place.along[1])
     return Region(foreground & within, foreground, place)
+
+
+def _banded(low: float, high: float, band: float | None) -> tuple[float, float]:
+    """One direction of a place's box with its rows or columns made `band` wide: an outer one keeps its border, a middle one its middle."""
+    if band is None or (low, high) == (0.0, 1.0):
+        return low, high
+    if low == 0.0:
+        return 0.0, band
+    if high == 1.0:
+        return 1.0 - band, 1.0
+    middle = (low + high) / 2
+    return max(0.0, middle - band / 2), min(1.0, middle + band / 2)
 
 
 def depth(mask: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ class GeneratorSettings:
     """How opaque the new pixels are, least and most, in (0, 1]."""
     blend: Blend = "feather"
     """How the new pixels meet the old ones."""
+    mm_per_pixel: float | None = None
+    """Scale of the images, for thicknesses and lengths in millimetres."""
 
     def __post_init__(self) -> None:
         check_blend(self.blend)

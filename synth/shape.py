@@ -57,6 +57,8 @@ class Shape:
     """Typical width across, in pixels; decides how wide its outline may fade."""
     angle: float
     """Direction of its long axis in radians, y downwards."""
+    note: str = ""
+    """What was asked for and could not be followed; empty if everything was."""
 
 
 def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Family | None = None) -> Shape:
@@ -75,7 +77,7 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
     bend = float(rng.uniform(0.0, 0.22)) * long if family == "streak" else 0.0
     spread = {"blob": 1.7, "streak": 1.25, "vein": 1.3, "speckle": 1.6}[family]
     window = window_around(centre, spread * long + bend + 2, region.mask.shape)
-    along, across = _turned(window, centre, angle)
+    along, across = turned(window, centre, angle)
     if bend:
         across = across + np.float32(bend) * _bow(along, long, rng)
     rho = np.sqrt((along / np.float32(long)) ** 2 + (across / np.float32(short)) ** 2)
@@ -86,7 +88,7 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
     if clear is not None:
         field -= np.clip(1 - clear / np.float32(max(3.0, short)), 0, 1)
         allowed = allowed & (clear > 0) if (allowed & (clear > 0)).any() else allowed
-    mask = _highest(field, allowed, area)
+    mask = highest(field, allowed, area)
     if family != "speckle":
         mask = _without_dust(mask, max(2, area // 40))
     return Shape(window, mask, family, 2 * short if family != "vein" else max(1.5, area / (4 * long)), angle)
@@ -110,7 +112,7 @@ def _room(region: Region) -> float:
     return max(2.0, 0.5 * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1)))
 
 
-def _turned(window: Window, centre: tuple[int, int], angle: float) -> tuple[np.ndarray, np.ndarray]:
+def turned(window: Window, centre: tuple[int, int], angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of the window's pixels along and across `angle`, in pixels from `centre`; float32."""
     y = np.arange(window.y0 - centre[0], window.y1 - centre[0], dtype=np.float32)[:, None]
     x = np.arange(window.x0 - centre[1], window.x1 - centre[1], dtype=np.float32)[None]
@@ -155,7 +157,7 @@ def clearance(region: Region, window: Window, rng: np.random.Generator) -> np.nd
     return np.asarray(distance - margin, np.float32)
 
 
-def _highest(field: np.ndarray, allowed: np.ndarray, area: int) -> np.ndarray:
+def highest(field: np.ndarray, allowed: np.ndarray, area: int) -> np.ndarray:
     """The `area` highest of the allowed pixels, HW bool; all of them if there are no more."""
     mask = np.zeros(field.shape, bool)
     values = field[allowed]
@@ -173,3 +175,12 @@ def _without_dust(mask: np.ndarray, least: int) -> np.ndarray:
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
     return np.asarray(large[labels]) if large.any() else mask
+
+
+def one_piece(mask: np.ndarray, at: tuple[int, int]) -> np.ndarray:
+    """The connected piece of `mask` (HW bool) at the pixel `at` (y, x), or the largest piece if there is none; enclosed pinholes stay."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    label = int(labels[at]) if mask[at] else 0
+    if label == 0 and len(stats) > 1:
+        label = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return np.asarray((labels == label) & mask)
