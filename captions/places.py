@@ -46,6 +46,8 @@ class Place:
     """x0, y0, x1, y1 in [0, 1]: fractions of the foreground's bounding box, y downwards."""
     rim: float | None = None
     """Keep only pixels this near to the foreground's outline, as a fraction of the box's shorter side; None keeps all."""
+    along: tuple[float, float] | None = None
+    """Interval in [0, 1] along the part's principal axis, 0 at its thicker end; None takes all of it."""
 
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.box
@@ -53,11 +55,13 @@ class Place:
             raise ConfigError(f"place {self.name!r} has the box {self.box}", hint="give x0 < x1 and y0 < y1 between 0 and 1")
         if self.rim is not None and not 0 < self.rim <= 0.5:
             raise ConfigError(f"place {self.name!r} has a rim of {self.rim}", hint="give a fraction between 0 and 0.5")
+        if self.along is not None and not 0 <= self.along[0] < self.along[1] <= 1:
+            raise ConfigError(f"place {self.name!r} runs along {self.along}", hint="give two fractions from 0 to 1, the smaller first")
 
     @property
     def is_anywhere(self) -> bool:
         """True if the place does not restrict anything."""
-        return self.box == (0.0, 0.0, 1.0, 1.0) and self.rim is None
+        return self.box == (0.0, 0.0, 1.0, 1.0) and self.rim is None and self.along is None
 
 
 ANYWHERE = Place("anywhere")

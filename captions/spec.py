@@ -50,6 +50,20 @@ class DefectSpec:
     """0 (barely visible) to 1 (unmissable); None lets the generator vary it."""
     text: str = ""
     """The sentence as it was given, in any language."""
+    look: tuple[str, ...] = ()
+    """How it looks, in English words such as `dark` and `rusty`."""
+    thickness: float | None = None
+    """How thick it is, in `thickness_unit`; None leaves it open."""
+    thickness_unit: Literal["mm", "pixels"] = "mm"
+    length: float | None = None
+    """How long it is, in `length_unit`; None leaves it open."""
+    length_unit: Literal["mm", "pixels"] = "mm"
+    part: str | None = None
+    """English noun phrase naming a piece of the object, such as `screw head`."""
+    prompt: str = ""
+    """English sentence for a text encoder, the defect first."""
+    notes: tuple[str, ...] = ()
+    """What was not understood and what it fell back to, one sentence each."""
 
     def __post_init__(self) -> None:
         if self.severity is not None and not 0 <= self.severity <= 1:
