@@ -126,6 +126,8 @@ def crop(picture: Picture, size: int, rng: np.random.Generator) -> tuple[np.ndar
         S×S×3 uint8 and S×S bool.
     """
     height, width = picture.mask.shape
+    y: float
+    x: float
     top = min(height, width)
     if picture.mask.any():
         rows, columns = np.flatnonzero(picture.mask.any(axis=1)), np.flatnonzero(picture.mask.any(axis=0))
@@ -134,13 +136,13 @@ def crop(picture: Picture, size: int, rng: np.random.Generator) -> tuple[np.ndar
         side = extent * float(np.exp(rng.uniform(np.log(1.1), np.log(2.6))))
         side = float(np.clip(min(side, closest), _LEAST_SIDE, top))
         inside = np.flatnonzero(picture.mask)
-        y, x = divmod(int(inside[rng.integers(len(inside))]), width)
+        y, x = (float(v) for v in divmod(int(inside[rng.integers(len(inside))]), width))
         if side >= extent and rng.random() < 0.7:  # the whole defect is in
-            y, x = int(rows.mean()), int(columns.mean())
-        y, x = (value + rng.uniform(-0.2, 0.2) * side for value in (y, x))
+            y, x = float(rows.mean()), float(columns.mean())
+        y, x = (value + float(rng.uniform(-0.2, 0.2)) * side for value in (y, x))
     else:
         side = float(np.exp(rng.uniform(np.log(min(_LEAST_SIDE, top)), np.log(top))))
-        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        y, x = float(rng.uniform(0, height)), float(rng.uniform(0, width))
     reach = min(round(side), top)
     y0, x0 = (int(np.clip(round(at - reach / 2), 0, whole - reach)) for at, whole in ((y, height), (x, width)))
     window = slice(y0, y0 + reach), slice(x0, x0 + reach)
@@ -184,10 +186,10 @@ def snapped(mask: np.ndarray, grid: int) -> np.ndarray:
     """`mask` (S×S bool) widened to whole cells of `grid` pixels, so that no latent is half told to repaint."""
     side = len(mask) // grid
     cells = mask[: side * grid, : side * grid].reshape(side, grid, side, grid).any(axis=(1, 3))
-    return np.repeat(np.repeat(cells, grid, axis=0), grid, axis=1)
+    return np.asarray(np.repeat(np.repeat(cells, grid, axis=0), grid, axis=1))
 
 
 def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`image` a little brighter or darker, with more or less contrast; HWC uint8."""
     gain, lift = rng.uniform(0.85, 1.18), rng.uniform(-10, 10)
-    return np.clip(image.astype(np.float32) * np.float32(gain) + np.float32(lift), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image.astype(np.float32) * np.float32(gain) + np.float32(lift), 0, 255), np.uint8)
