@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from aoi.captions.spec import DefectSpec
 from aoi.data.content import file_hash, pixel_hash
-from aoi.data.files import write_bytes
-from aoi.data.images import png_bytes, read_image, resize_image
+from aoi.data.images import read_image, resize_image
 from aoi.errors import DataError
 from aoi.synth.foreground import find_foreground
 from aoi.synth.manifest import ManifestRow, Rejection
 from aoi.synth.options import GenerateOptions
+from aoi.synth.outlining import Outliner
 from aoi.synth.paint import is_grey
-from aoi.synth.region import Region, find_region
+from aoi.synth.region import Region
 from aoi.synth.registry import create_generator
-from aoi.synth.types import SynthDefect
-from aoi.synth.verification import verify
+from aoi.synth.requests import Orders, Request, requests_of
+from aoi.synth.types import Job, SynthDefect
+from aoi.synth.verification import FeatureChange, Verification, verify
 from aoi.synth.visibility import mean_change
 
 _MAX_SOURCES = 64
@@ -44,10 +46,27 @@ class Prepared:
 
     image: np.ndarray
     """HWC uint8 RGB at the output's size."""
-    region: Region
+    foreground: np.ndarray
+    """HW bool."""
     sha256: str
     pixels: str
     grey: bool
+    regions: dict[int, Region] = field(default_factory=dict)
+    """Where each request may put its defect on this image, found when first asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A defect on its way: the good image that serves it, and what has been refused so far."""
+
+    index: int
+    request: Request
+    source: str
+    prepared: Prepared
+    region: Region
+    rejections: tuple[Rejection, ...]
+    verification: Verification | None = None
+    """Of the last try."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,80 +95,116 @@ class Batch:
     Args:
         sources: the good images.
         options: what to make.
+        orders: who gets what; None works it out from the options.
     """
 
-    def __init__(self, sources: tuple[Source, ...], options: GenerateOptions) -> None:
+    def __init__(self, sources: tuple[Source, ...], options: GenerateOptions, orders: Orders | None = None) -> None:
         self.sources, self.options = sources, options
-        self.spec, self.generator = options.spec, create_generator(options.generator, options.settings)
+        self.orders = orders or orders_of(sources, options)
+        self.generator = create_generator(options.generator, options.settings)
+        self.outliner = Outliner(options)
+        self.features: FeatureChange | None = feature_change() if options.features else None
         self.unreadable: dict[str, str] = {}
         """Names of sources that could not be read, and why."""
         self._prepared: OrderedDict[int, Prepared] = OrderedDict()
 
     def attempts(self, index: int) -> Attempt:
         """Make defect `index`: sources in their order until one serves, seeds in their order until a defect passes."""
+        trial = self.start(index)
+        if isinstance(trial, Attempt):
+            return trial
+        for attempt in range(self.options.max_tries):
+            job = self.job(trial, attempt)
+            outcome = self.judge(trial, attempt, self.generator.generate(job.image, job.region, job.spec, job.rng, job.shape), job)
+            if isinstance(outcome, Attempt):
+                return outcome
+            trial = outcome
+        return self.give_up(trial)
+
+    def start(self, index: int) -> Trial | Attempt:
+        """Find the good image for defect `index`; an attempt that came to nothing if no image serves."""
+        number, turn = self.orders.at(index)
+        request, own = self.orders.requests[number], self.orders.sources_of(number)
         rejections: list[Rejection] = []
-        for step in range(min(len(self.sources), _MAX_SOURCES)):
-            which = source_at(self.options.seed, index, step, len(self.sources))
+        for step in range(min(len(own), _MAX_SOURCES)):
+            which = own[source_at(self.options.seed, turn, step, len(own))]
             name = self.sources[which].name
             prepared = self._prepare(which)
             if prepared is None:
                 rejections.append(Rejection(0, name, "source", self.unreadable[name]))
-            elif not prepared.region.is_usable:
-                rejections.append(Rejection(0, name, "place", f"{self.spec.place.name!r} misses the part"))
-            else:
-                return self._try(index, name, prepared, rejections)
-        reason = rejections[-1].reason if rejections else "no source"
-        row = self._row(index, 0, rejections[-1].source, None, None, tuple(rejections), reason)
+                continue
+            region = prepared.regions.get(number)
+            if region is None:
+                region = prepared.regions[number] = self.outliner.region(prepared.image, prepared.foreground, request.spec)
+            if region.is_usable:
+                return Trial(index, request, name, prepared, region, tuple(rejections))
+            rejections.append(Rejection(0, name, "place", f"{request.spec.place.name!r} misses the part"))
+        last = rejections[-1]
+        row = self._row(Trial(index, request, last.source, _NOTHING, _NOWHERE, tuple(rejections)), 0, None, last.reason)
         return Attempt(row, None, None)
 
-    def _try(self, index: int, name: str, prepared: Prepared, rejections: list[Rejection]) -> Attempt:
-        options, region = self.options, prepared.region
-        reason: str | None = None
-        for attempt in range(options.max_tries):
-            rng = np.random.default_rng([options.seed, index, attempt])
-            defect = self.generator.generate(prepared.image, region, self.spec, rng)
-            reason = verify(prepared.image, defect.image, defect.mask, region, self.spec, mask=defect.mask).reason
-            if reason is None:
-                row = self._row(index, attempt, name, prepared, defect, tuple(rejections), None)
-                return Attempt(row, prepared, defect)
-            rejections.append(Rejection(attempt, name, "defect", reason))
-        return Attempt(self._row(index, options.max_tries - 1, name, prepared, None, tuple(rejections), reason), prepared, None)
+    def job(self, trial: Trial, attempt: int) -> Job:
+        """What the generator is asked for at this try; its randomness depends on the seed, the index and the attempt alone."""
+        numbers = [self.options.seed, trial.index, attempt]
+        prepared, region, spec = trial.prepared, trial.region, trial.request.spec
+        shape = self.outliner.shape(prepared.image, region, spec, np.random.default_rng([*numbers, 1]))
+        return Job(prepared.image, region, spec, np.random.default_rng(numbers), shape)
 
-    def _row(
-        self,
-        index: int,
-        attempt: int,
-        name: str,
-        prepared: Prepared | None,
-        defect: SynthDefect | None,
-        rejections: tuple[Rejection, ...],
-        reason: str | None,
-    ) -> ManifestRow:
+    def judge(self, trial: Trial, attempt: int, defect: SynthDefect, job: Job) -> Attempt | Trial:
+        """Verify what came of a try: the finished attempt, or the trial with one more rejection."""
+        blocked = defect.provenance.parameters.get("blocked")
+        if blocked:
+            return replace(trial, rejections=(*trial.rejections, Rejection(attempt, trial.source, "blocked", str(blocked))))
+        asked = defect.asked
+        if asked is None:
+            asked = defect.mask
+        found = verify(
+            trial.prepared.image, defect.image, asked, trial.region, trial.request.spec, self.features, mask=defect.mask,
+            repainted=defect.repainted, least_area=None if job.shape is None else int(job.shape.mask.sum()),
+            min_feature_change=self.options.min_feature_change,
+        )  # fmt: skip
+        trial = replace(trial, verification=found)
+        if found.accepted:
+            return Attempt(self._row(trial, attempt, defect, None), trial.prepared, defect)
+        return replace(trial, rejections=(*trial.rejections, Rejection(attempt, trial.source, "defect", str(found.reason))))
+
+    def give_up(self, trial: Trial) -> Attempt:
+        """The attempt that came to nothing after the last try."""
+        reason = trial.rejections[-1].reason
+        return Attempt(self._row(trial, self.options.max_tries - 1, None, reason), trial.prepared, None)
+
+    def _row(self, trial: Trial, attempt: int, defect: SynthDefect | None, reason: str | None) -> ManifestRow:
+        spec, prepared, region = trial.request.spec, trial.prepared, trial.region
+        drawn: dict[str, Any] = {} if defect is None else dict(defect.provenance.parameters)
         area = 0 if defect is None else int(defect.mask.sum())
-        part = 1 if prepared is None else int(prepared.region.foreground.sum())
         return ManifestRow(
-            index=index,
+            index=trial.index,
             accepted=defect is not None,
             reason=reason,
             generator=self.options.generator,
-            kind=self.spec.kind,
-            label=self.options.folder,
-            place=self.spec.place.name,
-            seed=(self.options.seed, index, attempt),
-            source=name,
-            source_sha256="" if prepared is None else prepared.sha256,
-            source_pixels="" if prepared is None else prepared.pixels,
-            parameters={} if defect is None else dict(defect.provenance.parameters),
-            size=None if prepared is None else (prepared.image.shape[1], prepared.image.shape[0]),
+            kind=spec.kind,
+            label=trial.request.label,
+            place=spec.place.name,
+            seed=(self.options.seed, trial.index, attempt),
+            source=trial.source,
+            source_sha256=prepared.sha256,
+            source_pixels=prepared.pixels,
+            parameters=drawn,
+            size=None if prepared is _NOTHING else (prepared.image.shape[1], prepared.image.shape[0]),
             mask_area=area,
-            foreground_fraction=round(area / part, 6),
+            foreground_fraction=round(area / max(1, int(region.foreground.sum())), 6),
             bbox=None if defect is None else defect.bbox,
-            change=0.0 if defect is None or prepared is None else round(mean_change(prepared.image, defect.image, defect.mask), 3),
-            rejections=rejections,
+            change=0.0 if defect is None else round(mean_change(prepared.image, defect.image, defect.mask), 3),
+            rejections=trial.rejections,
+            prompt=trial.request.prompt,
+            prompt_sent=str(drawn.get("prompt_sent") or getattr(spec, "prompt", "")) if trial.request.prompt else "",
+            notes=notes_of(spec, region),
+            model=drawn.get("model"),
+            verification=None if trial.verification is None else trial.verification.as_dict(),
         )
 
     def _prepare(self, which: int) -> Prepared | None:
-        """Read a source, find its part and region; None (and a note in `unreadable`) if it cannot be read."""
+        """Read a source and find its part; None (and a note in `unreadable`) if it cannot be read."""
         source = self.sources[which]
         if source.name in self.unreadable:
             return None
@@ -161,25 +216,35 @@ class Batch:
                 return None
             size = self.options.size
             image = full if size is None else resize_image(full, (size, size))
-            region = find_region(find_foreground(image, self.options.foreground), self.spec.place)
+            foreground = find_foreground(image, self.options.foreground)
             if len(self._prepared) >= _KEPT_SOURCES:
                 self._prepared.popitem(last=False)
-            self._prepared[which] = Prepared(image, region, sha256, pixel_hash(full), is_grey(image))
+            self._prepared[which] = Prepared(image, foreground, sha256, pixel_hash(full), is_grey(image))
         return self._prepared[which]
 
 
-def write_defect(batch: Batch, index: int, out: Path) -> ManifestRow:
-    """Make defect `index` and write its image and mask under `out`; the row is complete, hashes included."""
-    attempt = batch.attempts(index)
-    if attempt.defect is None or attempt.prepared is None:
-        return attempt.row
-    row, defect, label = attempt.row, attempt.defect, batch.options.folder
-    texts = {"synthetic": "true", "generator": row.generator, "kind": row.kind, "seed": "-".join(map(str, row.seed)), "source": row.source}
-    grey = attempt.prepared.grey and is_grey(defect.image)  # a third of the bytes and of the time, and reads back the same
-    image = png_bytes(defect.image[..., 0] if grey else defect.image, texts)
-    mask = png_bytes(defect.mask.astype(np.uint8) * 255, texts)
-    names = (f"test/{label}/{index:06d}.png", f"ground_truth/{label}/{index:06d}_mask.png")
-    for name, content in zip(names, (image, mask), strict=True):
-        write_bytes(out / name, content)
-    digests = tuple(hashlib.sha256(content).hexdigest() for content in (image, mask))
-    return replace(row, image=names[0], mask=names[1], image_sha256=digests[0], mask_sha256=digests[1])
+def orders_of(sources: tuple[Source, ...], options: GenerateOptions) -> Orders:
+    """Who gets what: the options' requests dealt to the good images."""
+    return Orders(requests_of(options), [source.name for source in sources], options.count)
+
+
+def notes_of(spec: DefectSpec, region: Region) -> tuple[str, ...]:
+    """What was not understood in the prompt or not found on the image, each once."""
+    said = (*getattr(spec, "notes", ()), getattr(region, "note", ""))
+    return tuple(dict.fromkeys(note for note in said if note))
+
+
+def feature_change() -> FeatureChange:
+    """The distance of two images in the features of LPIPS.
+
+    Raises:
+        BackendUnavailable: its weights are not at hand.
+    """
+    from aoi.metrics.lpips import Lpips
+
+    network = Lpips.load()
+    return lambda before, after: np.asarray(network.map(before[None], after[None])[0], np.float32)
+
+
+_NOTHING = Prepared(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), bool), "", "", True)
+_NOWHERE = Region(_NOTHING.foreground, _NOTHING.foreground)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from aoi.errors import DataError
+from aoi.synth.blend import difference
 
 FAINTEST = 3.0
 """CIELAB units; a pixel that changed by less is part of no defect (a just noticeable difference is about 2.3)."""
@@ -23,16 +24,18 @@ _NEAR = 3
 
 def colour_change(source: np.ndarray, result: np.ndarray) -> np.ndarray:
     """Difference of two HWC uint8 RGB images in CIELAB (CIE76, D65); HW float32, 0 where equal, about 2.3 where one just sees it."""
-    return np.asarray(cv2.magnitude(*_plane_lengths(_lab(source) - _lab(result))))
+    return distance(to_lab(source), to_lab(result))
 
 
-def _plane_lengths(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    lightness, a, b = cv2.split(lab)
-    return lightness, cv2.magnitude(a, b)
+def distance(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Length of the difference of two HW×3 float32 CIELAB images; HW float32."""
+    lightness, a, b = cv2.split(cv2.subtract(before, after))  # plane by plane: several times faster than a reduction over the last axis
+    return np.asarray(cv2.magnitude(lightness, cv2.magnitude(a, b)))
 
 
-def _lab(image: np.ndarray) -> np.ndarray:
-    return np.asarray(cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab))
+def to_lab(image: np.ndarray) -> np.ndarray:
+    """HWC uint8 sRGB as HW×3 float32 CIELAB, D65."""
+    return np.asarray(cv2.cvtColor(image.astype(np.float32) * np.float32(1 / 255), cv2.COLOR_RGB2Lab))
 
 
 def noise_level(source: np.ndarray, again: np.ndarray, where: np.ndarray | None = None) -> float:
@@ -91,7 +94,7 @@ def refined_mask(
 
 def _window(source: np.ndarray, result: np.ndarray, asked: np.ndarray) -> tuple[slice, slice] | None:
     """The box around everything that differs, with a margin; None if nothing differs or nothing was asked for."""
-    differs = (source != result).any(axis=2)
+    differs = difference(source, result) > 0
     if not differs.any() or not asked.any():
         return None
     rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))

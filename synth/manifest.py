@@ -12,8 +12,8 @@ class Rejection:
 
     attempt: int
     source: str
-    cause: Literal["source", "place", "defect"]
-    """The good image cannot be read, the place misses its part, or the defect failed verification."""
+    cause: Literal["source", "place", "defect", "blocked"]
+    """The good image cannot be read, the place misses its part, the defect failed verification, or a safety checker withheld it."""
     reason: str
 
 
@@ -55,6 +55,16 @@ class ManifestRow:
     change: float = 0.0
     """Mean change inside the mask, in grey levels of 255."""
     rejections: tuple[Rejection, ...] = ()
+    prompt: str = ""
+    """The sentence as it was given."""
+    prompt_sent: str = ""
+    """What was sent to the text encoder."""
+    notes: tuple[str, ...] = ()
+    """What was not understood or not possible, and what was done instead."""
+    model: str | None = None
+    """The checkpoint that painted it; None where none did."""
+    verification: dict[str, Any] | None = None
+    """The numbers of `aoi.synth.verification.Verification`: of the defect if it was made, else of the last try."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

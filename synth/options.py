@@ -5,15 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aoi.captions.places import ANYWHERE, Place, parse_place
 from aoi.captions.spec import DefectSpec, SizeRange
+from aoi.data.files import finite
 from aoi.errors import ConfigError
 from aoi.synth.blend import Blend
 from aoi.synth.foreground import FOREGROUND_MODES, ForegroundMode
 from aoi.synth.registry import GeneratorSettings, generator_names, unknown_generator
 
+if TYPE_CHECKING:
+    from aoi.synth.diffusion.settings import DiffusionSettings
+
+LocateMethod = Literal["auto", "geometry", "clipseg", "grounded"]
+LOCATE_METHODS: tuple[LocateMethod, ...] = get_args(LocateMethod)
+_AREA = (0.003, 0.06)
+_ADDED_LATER = ("prompt", "prompts", "masks", "mm_per_pixel", "locate", "features", "min_feature_change", "diffusion")
+"""Left out of a folder's configuration while they say nothing, so that folders of older versions go on being recognised."""
 MAX_SIDE = 8192
 """Largest side that may be asked for, in pixels."""
 
@@ -32,8 +41,8 @@ class GenerateOptions:
     """Side of the square the images are resized to before anything else; None keeps each image's own size."""
     where: str | None = None
     """A place in words, such as `upper left` or `左上`; None is anywhere on the part."""
-    area: tuple[float, float] = (0.003, 0.06)
-    """Least and greatest area of a defect."""
+    area: tuple[float, float] = _AREA
+    """Least and greatest area of a defect; overrules the size that a prompt names."""
     area_unit: Literal["fraction", "pixels"] = "fraction"
     """Whether `area` is a fraction of the part's area or a number of pixels of the output."""
     severity: float | None = None
@@ -54,6 +63,22 @@ class GenerateOptions:
     """How often a defect that fails verification is tried again with a derived seed."""
     workers: int | None = None
     """Processes; None is one for each core. The result does not depend on it."""
+    prompt: str | None = None
+    """A sentence that names the defect and its place, in English or Chinese; `where`, `severity`, `area` and `kind` overrule it."""
+    prompts: Path | None = None
+    """A table of prompts (see `aoi.synth.requests`) instead of one."""
+    masks: Path | None = None
+    """Folder of real defect masks whose outlines are used instead of drawn ones."""
+    mm_per_pixel: float | None = None
+    """Scale of the images at their output size; None leaves millimetres to be read as pixels, and says so."""
+    locate: LocateMethod = "auto"
+    """How a prompt's place is found: on the part's box (`geometry`), by its words (`clipseg`), or by a detector (`grounded`)."""
+    features: bool = False
+    """Also verify in feature space (LPIPS), where its weights are at hand."""
+    min_feature_change: float = 0.0
+    """Least change in feature space."""
+    diffusion: DiffusionSettings | None = None
+    """What the generator `diffusion` is built with."""
 
     def __post_init__(self) -> None:
         _check_number("--count", self.count, 1, 10_000_000)
@@ -69,6 +94,12 @@ class GenerateOptions:
             raise ConfigError(f"unknown foreground {self.foreground!r}", hint=f"use one of {', '.join(FOREGROUND_MODES)}")
         if not re.fullmatch(r"[^/\\\s.][^/\\]*", self.folder) or self.folder == "good":
             raise ConfigError(f"{self.folder!r} cannot name a folder of defects", hint="use letters, such as scratch, but not good")
+        if self.locate not in LOCATE_METHODS:
+            raise ConfigError(f"unknown way to locate {self.locate!r}", hint=f"use one of {', '.join(LOCATE_METHODS)}")
+        if self.prompt is not None and self.prompts is not None:
+            raise ConfigError("both one prompt and a table of prompts were given", hint="use either --prompt or --prompts")
+        if self.mm_per_pixel is not None and not 0 < self.mm_per_pixel < 1000:
+            raise ConfigError(f"--mm-per-pixel is {self.mm_per_pixel}", hint="give the width of one pixel in millimetres, such as 0.02")
         _ = self.spec, self.settings
 
     @property
@@ -91,12 +122,19 @@ class GenerateOptions:
         """What the generator is built with."""
         return GeneratorSettings(self.textures, self.opacity, self.blend)
 
+    @property
+    def size_was_given(self) -> bool:
+        """Whether `area` says more than its default."""
+        return self.area != _AREA or self.area_unit != "fraction"
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: everything that decides the result, hence without `workers`."""
-        values = asdict(self)
+        """JSON-ready: everything that decides the result, hence without `workers`; later options only where they are used."""
+        values: dict[str, Any] = finite(asdict(self))
         del values["workers"]
-        values["textures"] = None if self.textures is None else str(self.textures)
-        return values | {"area": list(self.area), "opacity": list(self.opacity), "label": self.folder}
+        for name, field in type(self).__dataclass_fields__.items():
+            if name in _ADDED_LATER and getattr(self, name) == field.default:
+                del values[name]
+        return values | ({} if self.prompt is not None or self.prompts is not None else {"label": self.folder})
 
 
 def _check_number(name: str, value: int, low: int, high: int) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 import cv2
 
 from aoi.errors import BackendUnavailable
-from aoi.synth.batch import Batch, Source, write_defect
+from aoi.synth.batch import Batch, Source
 from aoi.synth.manifest import ManifestRow
 from aoi.synth.options import GenerateOptions
+from aoi.synth.outfolder import write_attempt
+from aoi.synth.requests import Orders
 
 CHUNK = 4
 """Defects a process makes before it reports: what a kill can lose, for each process."""
@@ -24,11 +26,14 @@ _WORTH_A_PROCESS = 60
 """Fewer defects than this are made sooner here than in a process that must start first."""
 
 
-def made_rows(sources: tuple[Source, ...], options: GenerateOptions, indices: list[int], out: Path) -> Iterator[list[ManifestRow]]:
+def made_rows(
+    sources: tuple[Source, ...], options: GenerateOptions, orders: Orders, indices: list[int], out: Path
+) -> Iterator[list[ManifestRow]]:
     """Make the defects `indices`, yielding a few finished rows at a time, in any order.
 
     Args:
         sources: the good images.
+        orders: who gets what.
         options: what to make; `workers` processes are started at most, fewer for short work.
         indices: which ones.
         out: the output folder.
@@ -40,10 +45,10 @@ def made_rows(sources: tuple[Source, ...], options: GenerateOptions, indices: li
     chunks = [indices[at : at + CHUNK] for at in range(0, len(indices), CHUNK)]
     workers = min(options.workers or usable_cores(), -(-len(indices) // _WORTH_A_PROCESS))
     if workers <= 1:
-        yield from _here(sources, options, chunks, out)
+        yield from _here(Batch(sources, options, orders), chunks, out)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(sources, options, out))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(sources, options, orders, out))
     try:
         waiting: list[Future[list[ManifestRow]]] = [pool.submit(_make, chunk) for chunk in chunks]
         for future in as_completed(waiting):
@@ -61,11 +66,10 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _here(sources: tuple[Source, ...], options: GenerateOptions, chunks: list[list[int]], out: Path) -> Iterator[list[ManifestRow]]:
-    batch = Batch(sources, options)
+def _here(batch: Batch, chunks: list[list[int]], out: Path) -> Iterator[list[ManifestRow]]:
     with one_thread():
         for chunk in chunks:
-            yield [write_defect(batch, index, out) for index in chunk]
+            yield [write_attempt(batch.attempts(index), out) for index in chunk]
 
 
 @contextlib.contextmanager
@@ -83,11 +87,11 @@ _BATCH: tuple[Batch, Path] | None = None
 """This worker process's batch: set once at its start, so that it does not travel with every chunk."""
 
 
-def _start(sources: tuple[Source, ...], options: GenerateOptions, out: Path) -> None:
+def _start(sources: tuple[Source, ...], options: GenerateOptions, orders: Orders, out: Path) -> None:
     global _BATCH
     cv2.setNumThreads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _BATCH = Batch(sources, options), out
+    _BATCH = Batch(sources, options, orders), out
 
 
 def _leave_with_parent() -> None:
@@ -102,4 +106,4 @@ def _make(chunk: list[int]) -> list[ManifestRow]:
     if _BATCH is None:
         raise BackendUnavailable("this process was not set up", hint="use made_rows")
     batch, out = _BATCH
-    return [write_defect(batch, index, out) for index in chunk]
+    return [write_attempt(batch.attempts(index), out) for index in chunk]

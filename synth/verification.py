@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from aoi.captions.spec import DefectSpec
-from aoi.synth.change import colour_change, refined_mask
+from aoi.synth.blend import difference
+from aoi.synth.change import distance, refined_mask, to_lab
 from aoi.synth.region import Region
 from aoi.synth.visibility import extent, mean_change, visibility
 
@@ -37,6 +38,10 @@ MAX_LEAKAGE = 0.5
 """Most of the change that may lie outside what was asked for and its feather."""
 MAX_SEAM = 4.0
 """Most edge contrast along the outline of what was repainted, in CIELAB units a pixel."""
+_MARGIN = 12
+"""Pixels around what changed that are looked at."""
+_MARGIN_OF_A_NETWORK = 48
+"""The same where a network looks on: its first layers need room."""
 _FEATHER = 4
 """Pixels around the asked mask over which a generator may fade its change out."""
 
@@ -78,6 +83,7 @@ def verify(
     *,
     mask: np.ndarray | None = None,
     repainted: np.ndarray | None = None,
+    least_area: float | None = None,
     min_feature_change: float = 0.0,
 ) -> Verification:
     """Compare a defect with its source and with what was asked for, and accept or refuse it.
@@ -92,18 +98,20 @@ def verify(
         mask: HW bool; the defect's label, if the generator knows it. None finds it with `refined_mask`.
         repainted: HW bool; every pixel that the generator painted anew, if those are more than it was asked to change: no edge may show
             along their outline. None measures the seam along `asked` and does not judge it, since a defect may have edges of its own.
+        least_area: pixels of the outline that was to be filled, if that is smaller than the size of `spec`.
         min_feature_change: least `feature_change`.
 
     Raises:
         DataError: the sizes differ.
     """
     changed = refined_mask(source, result, asked, allowed=region.mask) if mask is None else mask
-    box = extent((source != result).any(axis=2) | asked, 12)
+    box = extent((difference(source, result) > 0) | asked, _MARGIN if features is None else _MARGIN_OF_A_NETWORK)
     if box is None or not changed.any():
         return Verification(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None if features is None else 0.0, False, "nothing changed")
     inside, wanted = changed[box], asked[box]
     before, after = np.ascontiguousarray(source[box]), np.ascontiguousarray(result[box])
-    change = colour_change(before, after)
+    lab_before, lab_after = to_lab(before), to_lab(after)
+    change = distance(lab_before, lab_after)
     both, either = int((inside & wanted).sum()), int((inside | wanted).sum())
     rim = wanted if repainted is None else repainted[box]
     seen = visibility(source, result, changed, region.foreground)
@@ -112,13 +120,17 @@ def verify(
         leakage=_leakage(change, wanted),
         fill=both / max(1, int(wanted.sum())),
         visibility=seen,
-        seam=seam(before, after, rim),
+        seam=_seam(lab_before, lab_after, rim),
         colour_change=float(change[inside].mean()),
         feature_change=None if features is None else float(features(before, after)[inside].mean()),
         accepted=True,
         reason=None,
     )
-    reason = _fault(verification, changed, mean_change(source, result, changed), region, spec, repainted is not None, min_feature_change)
+    part, least = int(region.foreground.sum()), MIN_SHARE_OF_WANTED * min(float("inf") if least_area is None else least_area, region.area)
+    least = min(least, MIN_SHARE_OF_WANTED * spec.size.in_pixels(part)[0])
+    reason = _misplaced(changed, region, max(MIN_AREA, least)) or _fault(
+        verification, mean_change(source, result, changed), repainted is not None, min_feature_change
+    )
     return verification if reason is None else _refused(verification, reason)
 
 
@@ -127,15 +139,13 @@ def _refused(verification: Verification, reason: str) -> Verification:
     return Verification(**values)
 
 
-def _fault(
-    found: Verification, changed: np.ndarray, levels: float, region: Region, spec: DefectSpec, judge_seam: bool, least_feature: float
-) -> str | None:
-    area = int(changed.sum())
-    wanted = min(spec.size.in_pixels(int(region.foreground.sum()))[0], region.area)
-    if area < max(MIN_AREA, MIN_SHARE_OF_WANTED * wanted):
+def _misplaced(changed: np.ndarray, region: Region, least: float) -> str | None:
+    if (area := int(changed.sum())) < least:
         return f"too small: {area} pixels changed"
-    if bool((changed & ~region.mask).any()):
-        return "outside its region"
+    return "outside its region" if bool((changed & ~region.mask).any()) else None
+
+
+def _fault(found: Verification, levels: float, judge_seam: bool, least_feature: float) -> str | None:
     if found.fill < MIN_FILL:
         return f"empty: {found.fill:.0%} of what was asked for changed"
     if found.leakage > MAX_LEAKAGE:
@@ -170,6 +180,10 @@ def seam(source: np.ndarray, result: np.ndarray, repainted: np.ndarray) -> float
     Returns:
         Mean over the outline, in CIELAB units a pixel; 0 where the outline does not show or there is none within the frame.
     """
+    return _seam(to_lab(source), to_lab(result), repainted)
+
+
+def _seam(source: np.ndarray, result: np.ndarray, repainted: np.ndarray) -> float:
     if not repainted.any() or repainted.all():
         return 0.0
     far = _from_outline(repainted)
@@ -185,8 +199,8 @@ def _from_outline(mask: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.distanceTransform(1 - solid, cv2.DIST_L2, 3) - cv2.distanceTransform(solid, cv2.DIST_L2, 3))
 
 
-def _gradient(image: np.ndarray) -> np.ndarray:
-    """Length of the lightness-and-colour gradient, CIELAB units a pixel; HW float32."""
-    lab = cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
+def _gradient(lab: np.ndarray) -> np.ndarray:
+    """Length of the gradient of an HW×3 CIELAB image over all planes, CIELAB units a pixel; HW float32."""
     across, down = cv2.Sobel(lab, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(lab, cv2.CV_32F, 0, 1, scale=1 / 8)
-    return np.asarray(np.sqrt(np.square(across).sum(axis=2) + np.square(down).sum(axis=2)))
+    lengths = [cv2.magnitude(*pair) for pair in zip(cv2.split(across), cv2.split(down), strict=True)]
+    return np.asarray(cv2.magnitude(lengths[0], cv2.magnitude(lengths[1], lengths[2])))
