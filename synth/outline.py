@@ -12,7 +12,7 @@ from aoi.errors import DataError
 from aoi.synth.extent import Extent, draw_extent
 from aoi.synth.noise import fractal_noise
 from aoi.synth.outline_rim import draw_chip, draw_missing
-from aoi.synth.region import Region, depth, draw_area, draw_centre
+from aoi.synth.region import Region, depth, draw_area, draw_centre, room
 from aoi.synth.shape import Shape, highest, noise_shape, one_piece, turned, window_around
 from aoi.synth.stroke import draw_branching, draw_line
 
@@ -70,14 +70,14 @@ def draw_band(region: Region, extent: Extent, kind: str, rng: np.random.Generato
     """A stripe with a rough outline; frayed ones have ragged ends and flanks."""
     ratio = _ratio(extent, (2.5, 6.0), rng)
     short = max(0.8, float(np.sqrt(extent.area / ratio)) / 2)
-    long, room = extent.area / (4 * short), _room(region)
-    if long > room:
-        long, short = room, extent.area / (4 * room)
+    long, most = extent.area / (4 * short), room(region)
+    if long > most:
+        long, short = most, extent.area / (4 * most)
     centre, angle = fitting_centre(region, short, rng), float(rng.uniform(0, np.pi))
     window = window_around(centre, 1.9 * long + 2, region.mask.shape)
     along, across = turned(window, centre, angle)
     reach = np.maximum(np.abs(along) / np.float32(long), np.abs(across) / np.float32(short))
-    rough, period = (0.3, max(2.5, 0.7 * short)) if kind in _RAGGED else (0.14, max(3.0, 2 * short))
+    rough, period = (0.2, max(2.5, 0.7 * short)) if kind in _RAGGED else (0.12, max(3.0, 2 * short))
     field = np.float32(rough) * fractal_noise(window.shape, period, rng) - reach
     mask = one_piece(highest(field, region.mask[window.slices], extent.area), (centre[0] - window.y0, centre[1] - window.x0))
     return Shape(window, mask, "band", 2 * short, angle)
@@ -116,11 +116,6 @@ def _ratio(extent: Extent, limits: tuple[float, float], rng: np.random.Generator
     if extent.length is not None and limits[0] > 2:
         return max(1.0, extent.length**2 / extent.area)
     return drawn
-
-
-def _room(region: Region) -> float:
-    rows, columns = (np.flatnonzero(region.mask.any(axis=axis)) for axis in (1, 0))
-    return max(2.0, 0.5 * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1)))
 
 
 def _fullest(draw: Callable[[], Shape], area: int) -> Shape:

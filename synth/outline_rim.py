@@ -23,7 +23,7 @@ def draw_chip(region: Region, extent: Extent, rng: np.random.Generator) -> Shape
         extent: area wanted.
         rng: randomness.
     """
-    return _bite(region, extent, "chip", int(rng.integers(4, 8)), 0.12, rng)
+    return _bite(region, extent, "chip", int(rng.integers(4, 8)), 0.03, rng)
 
 
 def draw_missing(region: Region, extent: Extent, rng: np.random.Generator) -> Shape:
@@ -36,23 +36,22 @@ def draw_missing(region: Region, extent: Extent, rng: np.random.Generator) -> Sh
     """
     axis = principal_axis(region.foreground)
     if axis.elongation < _ELONGATED:
-        return _bite(region, extent, "missing", int(rng.integers(9, 14)), 0.08, rng)
+        return _bite(region, extent, "missing", int(rng.integers(9, 14)), 0.025, rng)
     ends = [end for end in (0.0, 1.0) if _holds_end(region, axis.along(region.foreground.shape), end)]
     if not ends:
-        return _bite(region, extent, "missing", int(rng.integers(9, 14)), 0.08, rng)
+        return _bite(region, extent, "missing", int(rng.integers(9, 14)), 0.025, rng)
     end = ends[int(rng.integers(len(ends)))]
     whole = Window(0, 0, region.mask.shape[1], region.mask.shape[0])
     away = np.abs(axis.along(whole.shape) - end) * axis.length
     inside = np.flatnonzero(region.mask)
     tip = divmod(int(inside[np.argmin(away.ravel()[inside])]), whole.shape[1])
+    thick = axis.length / axis.elongation
     slant = np.float32(rng.uniform(-0.35, 0.35)) * axis.across(whole.shape)
-    jagged = np.float32(0.06 * axis.length / axis.elongation) * fractal_noise(
-        whole.shape, max(4.0, 0.2 * axis.length / axis.elongation), rng
-    )
+    jagged = np.float32(0.06 * thick) * fractal_noise(whole.shape, max(4.0, 0.2 * thick), rng)
     piece = one_piece(region.mask, tip)
     mask = one_piece(highest(-(away + slant + jagged), piece, extent.area), tip)
     window = _bounds(mask)
-    return Shape(window, mask[window.slices], "missing", axis.length / axis.elongation, axis.angle)
+    return Shape(window, mask[window.slices], "missing", thick, axis.angle)
 
 
 def _holds_end(region: Region, along: np.ndarray, end: float) -> bool:

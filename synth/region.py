@@ -94,6 +94,12 @@ def depth(mask: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1])
 
 
+def room(region: Region) -> float:
+    """The longest semi-axis that a region takes: half the diagonal of its bounding box, in pixels, at least 2."""
+    rows, columns = (np.flatnonzero(region.mask.any(axis=axis)) for axis in (1, 0))
+    return max(2.0, 0.5 * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1)))
+
+
 def draw_area(region: Region, size: SizeRange, rng: np.random.Generator) -> int:
     """Draw how many pixels a defect should cover: log-uniform in `size`, since small defects are the rule, and never most of the region."""
     low, high = size.in_pixels(int(region.foreground.sum()))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from aoi.synth.noise import fractal_noise
-from aoi.synth.region import Region, draw_centre
+from aoi.synth.region import Region, draw_centre, room
 
 Family = Literal["blob", "streak", "vein", "speckle"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -73,7 +73,7 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
     family = family or FAMILIES[int(rng.choice(len(FAMILIES), p=FAMILY_WEIGHTS))]
     centre = draw_centre(region, rng)
     angle = float(rng.uniform(0, np.pi))
-    long, short = _axes(family, area, _room(region), rng)
+    long, short = _axes(family, area, room(region), rng)
     bend = float(rng.uniform(0.0, 0.22)) * long if family == "streak" else 0.0
     spread = {"blob": 1.7, "streak": 1.25, "vein": 1.3, "speckle": 1.6}[family]
     window = window_around(centre, spread * long + bend + 2, region.mask.shape)
@@ -104,12 +104,6 @@ def _axes(family: Family, area: int, room: float, rng: np.random.Generator) -> t
     if long > room:
         long, short = room, max(short, area / (np.pi * room * filling))
     return long, short
-
-
-def _room(region: Region) -> float:
-    """The longest semi-axis that a region takes: half the diagonal of its bounding box."""
-    rows, columns = (np.flatnonzero(region.mask.any(axis=axis)) for axis in (1, 0))
-    return max(2.0, 0.5 * float(np.hypot(np.ptp(rows) + 1, np.ptp(columns) + 1)))
 
 
 def turned(window: Window, centre: tuple[int, int], angle: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,13 +8,18 @@ import cv2
 import numpy as np
 
 from aoi.synth.extent import Extent
-from aoi.synth.region import Region, draw_centre
+from aoi.synth.region import Region, depth, draw_centre, room
 from aoi.synth.shape import Shape, Window
 
 _TRIES = 24
 _LINE_SLENDERNESS = (14.0, 45.0)
-"""Length of a scratch in thicknesses, least and most, as drawn; never less than `_STUBBIEST`."""
-_STUBBIEST = 8.0
+"""Length of a scratch in thicknesses, least and most, as drawn; where it finds less room, never less than `_STUBBIEST`."""
+_STUBBIEST = 10.0
+_THICKEST_SCRATCH = 0.015
+"""Most thickness of a scratch, as a share of the image's long side: a severe scratch is longer, not a stripe."""
+_RIM_LIKE = 0.15
+"""Depth of a region over its half diagonal below which strokes follow it instead of crossing it."""
+_MOST_TURN = 2.5
 _CRACK_SIDE = 512
 """Long side of the image at which a crack is 1 to 3 pixels thick."""
 
@@ -38,16 +43,15 @@ def draw_line(region: Region, extent: Extent, rng: np.random.Generator) -> Shape
         rng: randomness.
     """
     slenderness = float(np.exp(rng.uniform(*np.log(_LINE_SLENDERNESS))))
-    thickness = extent.thickness or max(1.0, float(np.sqrt(extent.area / slenderness)))
+    cap = max(2.0, _THICKEST_SCRATCH * max(region.mask.shape))
+    thickness = extent.thickness or float(np.clip(np.sqrt(extent.area / slenderness), 1.0, cap))
     length = extent.length or extent.area / thickness
     points = _longest(region, max(3.0, length), rng)
     along = np.linspace(0, 1, len(points))
-    sharp = float(rng.uniform(1.5, 5.0))
-    width = np.maximum(0.15, 1 - np.abs(2 * along - 1) ** sharp) * (
-        1 + 0.12 * np.sin(2 * np.pi * (along * rng.uniform(1, 3) + rng.random()))
-    )
+    swell = 1 + 0.12 * np.sin(2 * np.pi * (along * rng.uniform(1, 3) + rng.random()))
+    width = np.maximum(0.15, 1 - np.abs(2 * along - 1) ** float(rng.uniform(2.5, 8.0))) * swell
     # A path that found less room than wanted may not make up for it by turning into a stripe.
-    thickest = extent.thickness or max(1.5, len(points) / _STUBBIEST)
+    thickest = extent.thickness or max(1.5, min(cap, len(points) / _STUBBIEST))
     area = min(extent.area, round(len(points) * thickest))
     return _inked(region, [Stroke(points, width)], area, "line", extent.thickness, rng)
 
@@ -110,7 +114,8 @@ def _longest(region: Region, length: float, rng: np.random.Generator, *, jagged:
             best = path[run]
         if len(best) >= 0.95 * length:
             return best
-    for _ in range(4 if len(best) < 0.6 * length else 0):
+    rim_like = len(best) < 0.6 * length and float(depth(region.mask).max()) < _RIM_LIKE * room(region)
+    for _ in range(4 if rim_like else 0):
         path = _steered(region.mask, np.array(draw_centre(region, rng), float), float(rng.uniform(0, 2 * np.pi)), length)
         best = path if len(path) > len(best) else best
     return best
@@ -137,9 +142,11 @@ def _path(
 def _steered(mask: np.ndarray, start: np.ndarray, heading: float, length: float) -> np.ndarray:
     """A path that turns away from the region's border as late as it can: for regions as thin as a rim; N x 2."""
     turns = [sign * turn for turn in np.arange(0, 1.5, 0.15) for sign in (1, -1)]
-    points = [start]
+    points, first = [start], heading
     while len(points) < length:
         for turn in turns:
+            if abs(heading + turn - first) > _MOST_TURN:
+                continue
             ahead = points[-1] + np.array([np.sin(heading + turn), np.cos(heading + turn)])
             if _inside(mask, ahead[None])[0]:
                 heading += turn
