@@ -126,20 +126,18 @@ def crop(picture: Picture, size: int, rng: np.random.Generator) -> tuple[np.ndar
         S×S×3 uint8 and S×S bool.
     """
     height, width = picture.mask.shape
-    y: float
-    x: float
     top = min(height, width)
     if picture.mask.any():
         rows, columns = np.flatnonzero(picture.mask.any(axis=1)), np.flatnonzero(picture.mask.any(axis=0))
-        extent = max(np.ptp(rows), np.ptp(columns)) + 1
+        extent = int(max(np.ptp(rows), np.ptp(columns))) + 1
         closest = thickness(picture.mask) * size / _THINNEST  # a crop as wide as this shows the defect `_THINNEST` pixels thick
         side = extent * float(np.exp(rng.uniform(np.log(1.1), np.log(2.6))))
-        side = float(np.clip(min(side, closest), _LEAST_SIDE, top))
+        side = min(max(min(side, closest), float(_LEAST_SIDE)), float(top))
         inside = np.flatnonzero(picture.mask)
-        y, x = (float(v) for v in divmod(int(inside[rng.integers(len(inside))]), width))
+        spot = divmod(int(inside[rng.integers(len(inside))]), width)
         if side >= extent and rng.random() < 0.7:  # the whole defect is in
-            y, x = float(rows.mean()), float(columns.mean())
-        y, x = (value + float(rng.uniform(-0.2, 0.2)) * side for value in (y, x))
+            spot = int(rows.mean()), int(columns.mean())
+        y, x = spot[0] + float(rng.uniform(-0.2, 0.2)) * side, spot[1] + float(rng.uniform(-0.2, 0.2)) * side
     else:
         side = float(np.exp(rng.uniform(np.log(min(_LEAST_SIDE, top)), np.log(top))))
         y, x = float(rng.uniform(0, height)), float(rng.uniform(0, width))
