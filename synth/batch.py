@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from aoi.captions.spec import DefectSpec
 from aoi.data.content import file_hash, pixel_hash
 from aoi.data.images import read_image, resize_image
 from aoi.errors import DataError
@@ -67,6 +66,8 @@ class Trial:
     rejections: tuple[Rejection, ...]
     verification: Verification | None = None
     """Of the last try."""
+    note: str = ""
+    """What the outline of the last try could not follow."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +130,7 @@ class Batch:
         for step in range(min(len(own), _MAX_SOURCES)):
             which = own[source_at(self.options.seed, turn, step, len(own))]
             name = self.sources[which].name
-            prepared = self._prepare(which)
+            prepared = self.prepare(which)
             if prepared is None:
                 rejections.append(Rejection(0, name, "source", self.unreadable[name]))
                 continue
@@ -155,15 +156,13 @@ class Batch:
         blocked = defect.provenance.parameters.get("blocked")
         if blocked:
             return replace(trial, rejections=(*trial.rejections, Rejection(attempt, trial.source, "blocked", str(blocked))))
-        asked = defect.asked
-        if asked is None:
-            asked = defect.mask
+        asked = defect.asked if defect.asked is not None else defect.mask if job.shape is None else whole_outline(job)
         found = verify(
             trial.prepared.image, defect.image, asked, trial.region, trial.request.spec, self.features, mask=defect.mask,
             repainted=defect.repainted, least_area=None if job.shape is None else int(job.shape.mask.sum()),
             min_feature_change=self.options.min_feature_change,
         )  # fmt: skip
-        trial = replace(trial, verification=found)
+        trial = replace(trial, verification=found, note="" if job.shape is None else job.shape.note)
         if found.accepted:
             return Attempt(self._row(trial, attempt, defect, None), trial.prepared, defect)
         return replace(trial, rejections=(*trial.rejections, Rejection(attempt, trial.source, "defect", str(found.reason))))
@@ -197,13 +196,13 @@ class Batch:
             change=0.0 if defect is None else round(mean_change(prepared.image, defect.image, defect.mask), 3),
             rejections=trial.rejections,
             prompt=trial.request.prompt,
-            prompt_sent=str(drawn.get("prompt_sent") or getattr(spec, "prompt", "")) if trial.request.prompt else "",
-            notes=notes_of(spec, region),
+            prompt_sent=str(drawn.get("prompt_sent") or spec.prompt) if trial.request.prompt else "",
+            notes=tuple(dict.fromkeys(each for each in (*spec.notes, region.note, trial.note) if each)),
             model=drawn.get("model"),
             verification=None if trial.verification is None else trial.verification.as_dict(),
         )
 
-    def _prepare(self, which: int) -> Prepared | None:
+    def prepare(self, which: int) -> Prepared | None:
         """Read a source and find its part; None (and a note in `unreadable`) if it cannot be read."""
         source = self.sources[which]
         if source.name in self.unreadable:
@@ -228,10 +227,12 @@ def orders_of(sources: tuple[Source, ...], options: GenerateOptions) -> Orders:
     return Orders(requests_of(options), [source.name for source in sources], options.count)
 
 
-def notes_of(spec: DefectSpec, region: Region) -> tuple[str, ...]:
-    """What was not understood in the prompt or not found on the image, each once."""
-    said = (*getattr(spec, "notes", ()), getattr(region, "note", ""))
-    return tuple(dict.fromkeys(note for note in said if note))
+def whole_outline(job: Job) -> np.ndarray:
+    """The outline of a job at the image's size, HW bool; all False without an outline."""
+    whole = np.zeros(job.image.shape[:2], bool)
+    if job.shape is not None:
+        whole[job.shape.window.slices] = job.shape.mask
+    return whole
 
 
 def feature_change() -> FeatureChange:

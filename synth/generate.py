@@ -129,7 +129,7 @@ def generate_dataset(
     claim(out, options.as_dict(), _inputs(sources, options, orders), _named(images))
     notes = _Notes(say)
     for request in orders.requests:
-        notes.extend(getattr(request.spec, "notes", ()))
+        notes.extend(request.spec.notes)
     with locked(out):
         rows = {index: row for index, row in finished_rows(out).items() if index < orders.total}
         resumed = len(rows)
