@@ -23,6 +23,8 @@ from aoi.errors import ConfigError, DataError
 Part = Literal["train", "validation", "held-back"]
 _SAME_OUTLINE = 0.85
 """Intersection over union of two outlines, each scaled to its own box, above which they count as one physical defect."""
+_SAME_PLACE = 0.1
+"""Of the image's height or width, that the centres of one defect may lie apart in two pictures."""
 _SIDE = 24
 
 
@@ -111,16 +113,39 @@ def split_defects(defects: Sequence[RealDefect], *, share: float, validation: fl
     return Split(tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["held-back"]))
 
 
-def _outline(mask: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """A mask scaled to its own box, with the box's height over width and the area in pixels."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outline:
+    """What tells two pictures of one defect from pictures of two."""
+
+    shape: np.ndarray
+    """`_SIDE`×`_SIDE` bool: the mask scaled to its own box."""
+    aspect: float
+    area: float
+    """Pixels; 0 for an empty mask."""
+    centre: tuple[float, float]
+    """y, x in fractions of the image."""
+
+    def is_like(self, other: _Outline) -> bool:
+        """Same place, size and outline, as far as two exposures of one part agree."""
+        if not self.area or not other.area or max(abs(a - b) for a, b in zip(self.centre, other.centre, strict=True)) > _SAME_PLACE:
+            return False
+        if max(self.aspect / other.aspect, other.aspect / self.aspect) > 1.15 or max(self.area / other.area, other.area / self.area) > 1.3:
+            return False
+        return float((self.shape & other.shape).sum() / max(1, (self.shape | other.shape).sum())) > _SAME_OUTLINE
+
+
+def _outline(mask: np.ndarray) -> _Outline:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
-        return np.zeros((_SIDE, _SIDE), bool), 1.0, 0.0
+        return _Outline(np.zeros((_SIDE, _SIDE), bool), 1.0, 0.0, (0.5, 0.5))
     box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
-    return cv2.resize(box, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) >= 0.5, box.shape[0] / box.shape[1], float(mask.sum())
+    ys, xs = np.nonzero(mask)
+    centre = (float(ys.mean() / mask.shape[0]), float(xs.mean() / mask.shape[1]))
+    shape = cv2.resize(box, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) >= 0.5
+    return _Outline(shape, box.shape[0] / box.shape[1], float(mask.sum()), centre)
 
 
-def _groups(stems: Sequence[str], words: Sequence[str], outlines: Sequence[tuple[np.ndarray, float, float]]) -> list[int]:
+def _groups(stems: Sequence[str], words: Sequence[str], outlines: Sequence[_Outline]) -> list[int]:
     """Connected components of "same number in the name" and "same outline"; the smallest member's index names each."""
     parent = list(range(len(stems)))
 
@@ -136,12 +161,6 @@ def _groups(stems: Sequence[str], words: Sequence[str], outlines: Sequence[tuple
             j = numbers.setdefault((word, number[1]), i)
             parent[root(i)] = root(j)
         for j in range(i):
-            if words[j] == word and _alike(outlines[i], outlines[j]):
+            if words[j] == word and outlines[i].is_like(outlines[j]):
                 parent[root(i)] = root(j)
     return [root(i) for i in range(len(stems))]
-
-
-def _alike(a: tuple[np.ndarray, float, float], b: tuple[np.ndarray, float, float]) -> bool:
-    if not a[2] or not b[2] or max(a[1] / b[1], b[1] / a[1]) > 1.15 or max(a[2] / b[2], b[2] / a[2]) > 1.3:
-        return False
-    return float((a[0] & b[0]).sum() / max(1, (a[0] | b[0]).sum())) > _SAME_OUTLINE
