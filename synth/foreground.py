@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
-from aoi.errors import ConfigError
+from aoi.errors import BackendUnavailable, ConfigError, ModelError
+from aoi.synth.foreground_cache import cached_foreground
+from aoi.synth.foreground_outline import snap_outline, without_shadow
+from aoi.synth.saliency import REMBG_MODELS, find_weights, model_identity, salient_part
 
-ForegroundMode = Literal["auto", "full", "otsu"]
-FOREGROUND_MODES: tuple[ForegroundMode, ...] = get_args(ForegroundMode)
+ForegroundMode = str
+"""One of `FOREGROUND_MODES`, or the path of an ONNX file."""
+FOREGROUND_MODES: tuple[ForegroundMode, ...] = ("auto", "full", "otsu", *REMBG_MODELS)
+_AUTO_MODEL = "u2netp"
+"""What `auto` refines a credible estimate with, where its weights are at hand; see docs/decisions/0007-foreground.md."""
+_AGREEMENT = 0.4
+"""Least overlap (IoU) of the network's part with the credible estimate for `auto` to take it."""
 
 _SIDE = 128
 """Long side at which the decision is made; outlines are redrawn at full size afterwards."""
@@ -45,36 +52,75 @@ class Evidence:
         return 0.012 <= self.share <= 0.9 and self.centring >= 0.12 and (plain or busy)
 
 
+def check_foreground(mode: ForegroundMode) -> None:
+    """Refuse a mode that is neither known nor an ONNX file's name.
+
+    Raises:
+        ConfigError: `mode` is unknown.
+    """
+    if mode not in FOREGROUND_MODES and mode != "rembg" and not mode.lower().endswith(".onnx"):
+        raise ConfigError(f"unknown foreground {mode!r}", hint=f"use one of {', '.join(FOREGROUND_MODES)}, or an .onnx file")
+
+
 def find_foreground(image: np.ndarray, mode: ForegroundMode = "auto") -> np.ndarray:
     """The pixels of the part.
 
-    The background is the commonest colour along the border, with a linear drift of the light; the part is what is far from it by
-    Otsu's threshold (IEEE Trans. SMC 9, 1979) and hangs together. If nothing credible stands out, the part fills the frame, as textures do.
-
     Args:
         image: HWC uint8 RGB.
-        mode: `auto` falls back to the whole frame when the estimate is not credible; `otsu` keeps the estimate unless it is
-            empty; `full` takes the whole frame.
+        mode: `auto` takes the whole frame when no part stands out credibly, as in textures; else u2netp's outline if its weights are at
+            hand and it agrees, else the estimate; `otsu` keeps the estimate unless it is empty; `full` takes the whole frame; `rembg`
+            (u2net) and the names of `REMBG_MODELS`, or the path of an ONNX file, ask that network, and its answer is kept on disk.
 
     Returns:
         HW bool, never empty.
 
     Raises:
         ConfigError: unknown mode.
+        BackendUnavailable, ModelError: the named network is not there or cannot be used; `auto` never raises them.
     """
-    if mode not in FOREGROUND_MODES:
-        raise ConfigError(f"unknown foreground {mode!r}", hint=f"use one of {', '.join(FOREGROUND_MODES)}")
+    check_foreground(mode)
     height, width = image.shape[:2]
     if mode == "full" or min(height, width) < 16:
         return np.ones((height, width), bool)
+    if mode not in ("auto", "otsu"):
+        found = _by_network(image, "u2net" if mode == "rembg" else mode)
+        return found if found.any() else np.ones((height, width), bool)
+    part = estimate(image, credible_only=mode == "auto")
+    if mode == "otsu" or part.all() or find_weights(_AUTO_MODEL) is None:
+        return part
+    try:
+        found = _by_network(image, _AUTO_MODEL)
+    except (BackendUnavailable, ModelError):
+        return part
+    return found if (found & part).sum() >= _AGREEMENT * (found | part).sum() else part
+
+
+def _by_network(image: np.ndarray, model: str) -> np.ndarray:
+    return cached_foreground(image, f"saliency {model_identity(model)}", lambda: salient_part(image, model))
+
+
+def estimate(image: np.ndarray, *, credible_only: bool) -> np.ndarray:
+    """The part without a network.
+
+    The background is the commonest colour along the border, with a linear drift of the light; the part is what is far from it by
+    Otsu's threshold (IEEE Trans. SMC 9, 1979) and hangs together.
+
+    Args:
+        image: HWC uint8 RGB.
+        credible_only: take the whole frame unless the estimate is credible.
+
+    Returns:
+        HW bool, never empty.
+    """
+    height, width = image.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))
     small = cv2.resize(image, (max(8, round(width * scale)), max(8, round(height * scale))), interpolation=cv2.INTER_AREA)
     distance = background_distance(small)
     threshold, separation = otsu(distance)
     part = solid(distance > threshold)
-    if not part.any() or (mode == "auto" and not weigh(distance, threshold, separation, part).credible):
+    if not part.any() or (credible_only and not weigh(distance, threshold, separation, part).credible):
         return np.ones((height, width), bool)
-    return _at_size(snap_outline(small, distance, without_shadow(small, distance, threshold, part)), (width, height))
+    return _at_size(snap_outline(small, distance, without_shadow(small, distance, threshold, part, solid)), (width, height))
 
 
 def background_distance(image: np.ndarray) -> np.ndarray:
@@ -217,51 +263,6 @@ def _filled(part: np.ndarray, limit: float) -> np.ndarray:
     small = stats[:, cv2.CC_STAT_AREA] < limit
     small[0] = False
     return np.asarray((part > 0) | small[labels])
-
-
-def without_shadow(image: np.ndarray, distance: np.ndarray, threshold: float, part: np.ndarray) -> np.ndarray:
-    """The estimate at a stricter threshold, if that puts the outline onto clearly stronger edges: a soft shadow has none.
-
-    Args:
-        image: HWC uint8 RGB.
-        distance: HW float32, see `background_distance`.
-        threshold: what `part` (HW bool) was found with.
-    """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    edges = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, dx, dy) for dx, dy in ((1, 0), (0, 1))))
-    typical = float(np.percentile(distance[part], 75))
-    best, strongest = part, 1.25 * _edge_strength(edges, part)
-    for step in (0.3, 0.55):
-        stricter = solid(distance > threshold + step * (typical - threshold))
-        if stricter.sum() >= 0.45 * part.sum() and (strength := _edge_strength(edges, stricter)) > strongest:
-            best, strongest = stricter, strength
-    return best
-
-
-def _edge_strength(edges: np.ndarray, part: np.ndarray) -> float:
-    rim = part & (cv2.erode(part.astype(np.uint8), _disc(3)) == 0)
-    return float(edges[rim].mean()) if rim.any() else 0.0
-
-
-def snap_outline(image: np.ndarray, distance: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Move the outline onto the strongest edge near it (Meyer's watershed), which leaves soft shadows out and brings dim flanks in.
-
-    Args:
-        image: HWC uint8 RGB.
-        distance: HW float32, see `background_distance`.
-        part: HW bool, the estimate.
-    """
-    rough, reach = part.astype(np.uint8), max(2, round(max(part.shape) / 32))
-    surely = part & (distance > 0.8 * float(np.median(distance[part])))
-    surely |= cv2.erode(rough, _disc(2 * reach + 1)) > 0
-    markers = np.zeros(part.shape, np.int32)
-    markers[cv2.erode(surely.astype(np.uint8), _disc(3)) > 0] = 2
-    markers[cv2.dilate(rough, _disc(2 * reach + 1)) == 0] = 1
-    if not (markers == 2).any() or not (markers == 1).any():
-        return part
-    snapped = cv2.watershed(cv2.GaussianBlur(image, (0, 0), 0.7), markers) == 2
-    # The watershed itself belongs to neither side: one pixel of it back keeps the part's own edge.
-    return np.asarray(cv2.dilate(snapped.astype(np.uint8), _disc(3)) > 0)
 
 
 def _at_size(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:
