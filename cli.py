@@ -10,31 +10,17 @@ import typer
 
 from aoi.errors import AoiError, DataError, ModelError
 from aoi.terminal.groups import group_with_default
+from aoi.terminal.options import PLAIN, Backbone, Device, ImageSize, Json, Out, Run, Seed, Weights, Workers
 from aoi.terminal.output import complain, emit, note, progress_bars
+from aoi.terminal.synth import synth
 
-PLAIN: dict[str, bool | None] = {
-    "add_completion": False,
-    "rich_markup_mode": None,
-    "pretty_exceptions_enable": False,
-    "no_args_is_help": True,
-}
 app = typer.Typer(help="Invented defects, anomaly detection and leak-free ablation for automated optical inspection.", **PLAIN)  # type: ignore[arg-type]
-data = typer.Typer(help="Data sets: draw a sample, check for problems.", **PLAIN)  # type: ignore[arg-type]
-synth = typer.Typer(help="Invent defects on good images (default verb: generate).", cls=group_with_default("generate"), **PLAIN)  # type: ignore[arg-type]
+data = typer.Typer(help="Data sets: draw a sample, check for problems, convert.", **PLAIN)  # type: ignore[arg-type]
 detect = typer.Typer(help="Fit detectors and inspect parts (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
 bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
-for name, group in (("synth", synth), ("detect", detect), ("bench", bench), ("data", data)):
+models = typer.Typer(help="Inpainting checkpoints: which are known, and how to get them.", cls=group_with_default("list"), **PLAIN)  # type: ignore[arg-type]
+for name, group in (("synth", synth), ("detect", detect), ("bench", bench), ("data", data), ("models", models)):
     app.add_typer(group, name=name)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Everything random is derived from it.")]
-Out = Annotated[Path, typer.Option(help="Output folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers; the result does not depend on it.")]
-Run = Annotated[Path, typer.Argument(help="A finished run folder.")]
-Backbone = Annotated[str | None, typer.Option(help="aoi-small, or a timm/torchvision weight name such as resnet18.tv_in1k.")]
-Weights = Annotated[Path | None, typer.Option(help="Backbone weights: safetensors or a state dict.")]
-ImageSize = Annotated[str, typer.Option(help="Network input: SIDE or HEIGHTxWIDTH, pixels.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -91,35 +77,42 @@ def check(
         raise typer.Exit(3)
 
 
-@synth.command()
-def generate(
-    images: Annotated[str, typer.Argument(help="Good images: a file, folder, glob, or a data set (its train/good).")],
-    out: Out = Path("synthetic"),
-    generator: Annotated[str, typer.Option(help="perlin or cutpaste.")] = "perlin",
-    count: Annotated[int, typer.Option(help="Defects to make.")] = 100,
-    seed: Seed = 0,
-    size: Annotated[int | None, typer.Option(help="Resize images to this square first; default: keep.")] = None,
-    where: Annotated[str | None, typer.Option(help="A place on the part, such as 'upper left' or 左上.")] = None,
-    area: Annotated[tuple[float, float], typer.Option(help="Least and greatest defect area, as fractions of the part.")] = (0.003, 0.06),
-    severity: Annotated[float | None, typer.Option(help="0 (slight) to 1 (severe); default: varied.")] = None,
-    opacity: Annotated[tuple[float, float], typer.Option(help="Least and greatest opacity.")] = (0.35, 1.0),
-    textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures.")] = None,
-    foreground: Annotated[str, typer.Option(help="auto, full or otsu.")] = "auto",
-    blend: Annotated[str, typer.Option(help="feather, poisson or hard.")] = "feather",
-    label: Annotated[str | None, typer.Option(help="Folder name of the defects.")] = None,
-    workers: Workers = None,
+@data.command()
+def convert(
+    dataset: Annotated[Path, typer.Argument(help="A data set folder, real or made by `aoi synth generate`.")],
+    to: Annotated[str, typer.Option("--to", help="mvtec, coco or yolo.")],
+    out: Out = Path("converted"),
     json: Json = False,
 ) -> None:
-    """Make defects on good images, with exact masks and a manifest."""
-    from aoi.synth.generate import generate_dataset
-    from aoi.synth.options import GenerateOptions
+    """Write a data set in another layout: MVTec AD, COCO with RLE, or YOLO segmentation."""
+    from aoi.data.convert import convert as convert_dataset
+    from aoi.terminal.values import one_of
 
-    options = GenerateOptions(
-        generator=generator, count=count, seed=seed, size=size, where=where, area=area, severity=severity, opacity=opacity,
-        textures=textures, foreground=foreground, blend=blend, label=label, workers=workers,  # type: ignore[arg-type]
-    )  # fmt: skip
+    layout = one_of("--to", to, ("mvtec", "coco", "yolo"))
     with progress_bars() as progress:
-        report = generate_dataset(images, out, options, progress=progress)
+        report = convert_dataset(dataset, out, layout, progress=progress)
+    emit(report, as_json=json)
+
+
+@models.command("list")
+def list_models(json: Json = False) -> None:
+    """Known inpainting checkpoints: licence, size, where they are."""
+    from aoi.synth.diffusion.catalogue import models as known_models
+
+    emit(known_models(), as_json=json)
+
+
+@models.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A name of `aoi models list`.")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="You have read its licence and accept it.")] = False,
+    json: Json = False,
+) -> None:
+    """Download one checkpoint into the local cache."""
+    from aoi.synth.diffusion.catalogue import fetch as fetch_model
+
+    with progress_bars() as progress:
+        report = fetch_model(name, accept_licence=accept_licence, progress=progress)
     emit(report, as_json=json)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LocateMethod = Literal["auto", "geometry", "clipseg", "grounded"]
 LOCATE_METHODS: tuple[LocateMethod, ...] = get_args(LocateMethod)
 _AREA = (0.003, 0.06)
-_ADDED_LATER = ("prompt", "prompts", "masks", "mm_per_pixel", "locate", "features", "min_feature_change", "diffusion")
+_ADDED_LATER = ("prompt", "prompts", "masks", "mm_per_pixel", "locate", "band", "features", "min_feature_change", "diffusion")
 """Left out of a folder's configuration while they say nothing, so that folders of older versions go on being recognised."""
 MAX_SIDE = 8192
 """Largest side that may be asked for, in pixels."""
@@ -73,6 +73,8 @@ class GenerateOptions:
     """Scale of the images at their output size; None leaves millimetres to be read as pixels, and says so."""
     locate: LocateMethod = "auto"
     """How a prompt's place is found: on the part's box (`geometry`), by its words (`clipseg`), or by a detector (`grounded`)."""
+    band: float | None = None
+    """Width of a named row or column as a fraction of the part; None takes a third."""
     features: bool = False
     """Also verify in feature space (LPIPS), where its weights are at hand."""
     min_feature_change: float = 0.0

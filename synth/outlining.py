@@ -41,7 +41,7 @@ class Outliner:
             spec: what was asked for.
         """
         if self.options.prompt is None and self.options.prompts is None:
-            return find_region(foreground, spec.place)
+            return find_region(foreground, spec.place, band=self.options.band)
         from aoi.synth.locate import locate
 
         return locate(image, foreground, spec, method=self.options.locate)

@@ -32,7 +32,7 @@ MIN_CHANGE = 7.0
 """Least mean change of the changed pixels, in grey levels of 255."""
 MIN_VISIBILITY = 0.8
 """Least `visibility`; of pieces of carpet turned and pasted onto carpet, nineteen in twenty stay below."""
-MIN_FILL = 0.1
+MIN_FILL = 0.03
 """Least share of the asked pixels that changed."""
 MAX_LEAKAGE = 0.5
 """Most of the change that may lie outside what was asked for and its feather."""

@@ -22,7 +22,7 @@ ROOMS = {
     "synth": {"errors", "configs", "data", "captions", "metrics"},
     "detect": {"errors", "configs", "data", "metrics"},
     "bench": {"errors", "configs", "data", "captions", "metrics", "synth", "detect"},
-    "terminal": {"errors", "data"},
+    "terminal": {"errors", "configs", "data", "captions", "metrics", "synth", "detect", "bench"},
 }
 HEAVY = {"torch", "torchvision", "timm", "anomalib", "numpy", "cv2", "pandas", "scipy", "sklearn", "rich", "PIL", "yaml"}
 
