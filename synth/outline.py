@@ -40,9 +40,21 @@ def draw_shape(region: Region, spec: DefectSpec, rng: np.random.Generator, *, mm
         raise DataError(f"{region.place.name!r} misses the part", hint="name another place, or use --foreground full")
     if spec.kind == "anomaly":
         return noise_shape(region, draw_area(region, spec.size, rng), rng)
-    from aoi.captions.vocabulary import shape_of  # reads its data file, which nameless kinds do not need
+    from aoi.captions.vocabulary import KINDS, shape_of  # reads its data file, which nameless kinds do not need
 
-    family = shape_of(spec.kind)
+    if spec.kind not in KINDS:
+        shape = noise_shape(region, draw_area(region, spec.size, rng), rng)
+        return replace(shape, note=f"no shape is known for {spec.kind!r}: any outline is drawn")
+    return draw_family(region, spec, shape_of(spec.kind), rng, mm_per_pixel=mm_per_pixel)
+
+
+def draw_family(region: Region, spec: DefectSpec, family: str, rng: np.random.Generator, *, mm_per_pixel: float | None = None) -> Shape:
+    """Draw a shape of a family, whatever the kind; see `draw_shape`.
+
+    Args:
+        region, spec, rng, mm_per_pixel: see `draw_shape`; the kind only refines the family (holes are rounder than dents).
+        family: one of `FAMILIES_OF_KINDS`.
+    """
     extent = draw_extent(region, spec, family, rng, mm_per_pixel)
     shape = _DRAWN[family](region, extent, spec.kind, rng)
     return replace(shape, note="; ".join(note for note in (extent.note, shape.note) if note))
@@ -139,3 +151,5 @@ _DRAWN: dict[str, Callable[[Region, Extent, str, np.random.Generator], Shape]] =
     "band": draw_band,
     "speckle": draw_speckle,
 }
+FAMILIES_OF_KINDS = tuple(_DRAWN)
+"""Every family of shapes that a kind may have."""

@@ -114,7 +114,7 @@ def rebuilt(lab: np.ndarray, known: np.ndarray, shifts: list[tuple[int, int]]) -
     found = ~np.isnan(layers[..., 0]).all(axis=0)
     background = np.zeros_like(lab)
     background[found] = np.nanmedian(layers[:, found], axis=0)
-    return background, found
+    return background, np.asarray(found)
 
 
 def _borrowed(lab: np.ndarray, background: np.ndarray, known: np.ndarray, plain: np.ndarray, part: np.ndarray) -> np.ndarray:

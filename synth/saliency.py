@@ -16,7 +16,8 @@ from aoi.synth.repeats import without_repeats
 
 REMBG_MODELS = ("u2net", "u2netp", "birefnet-general")
 """Models that may be named; their weights must be present."""
-_MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
 _SIDES = {"u2net": 320, "u2netp": 320, "birefnet-general": 1024}
 _THRESHOLD = 0.5
 _REMEDY = "install it with: pip install 'aoi[rembg]'"
@@ -76,7 +77,7 @@ def fetch(name: str) -> Path:
         BackendUnavailable: rembg is not installed, or the download failed.
     """
     try:
-        from rembg.sessions import sessions_class
+        from rembg.sessions import sessions_class  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise BackendUnavailable(f"downloading {name!r} needs rembg, which is not installed", hint=_REMEDY) from error
     session = next((each for each in sessions_class if each.name() == name), None)
@@ -124,7 +125,7 @@ def saliency(image: np.ndarray, model: str) -> np.ndarray:
 def _session(path: Path, modified: int) -> Any:
     """One single-threaded session a file: its sums then never depend on how many cores there are."""
     try:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise BackendUnavailable("foreground models need onnxruntime, which is not installed", hint=_REMEDY) from error
     options = onnxruntime.SessionOptions()
