@@ -13,6 +13,7 @@ import numpy as np
 from aoi.data.content import file_hash, pixel_hash
 from aoi.data.images import read_image, resize_image
 from aoi.errors import DataError
+from aoi.synth.dense import feature_change
 from aoi.synth.foreground import find_foreground
 from aoi.synth.manifest import ManifestRow, Rejection
 from aoi.synth.options import GenerateOptions
@@ -21,6 +22,7 @@ from aoi.synth.paint import is_grey
 from aoi.synth.region import Region
 from aoi.synth.registry import create_generator
 from aoi.synth.requests import Orders, Request, requests_of
+from aoi.synth.shape import Shape
 from aoi.synth.types import Job, SynthDefect
 from aoi.synth.verification import FeatureChange, Verification, verify
 from aoi.synth.visibility import mean_change
@@ -149,6 +151,8 @@ class Batch:
         numbers = [self.options.seed, trial.index, attempt]
         prepared, region, spec = trial.prepared, trial.region, trial.request.spec
         shape = self.outliner.shape(prepared.image, region, spec, np.random.default_rng([*numbers, 1]))
+        if shape is not None:
+            region = widened(region, shape)
         return Job(prepared.image, region, spec, np.random.default_rng(numbers), shape)
 
     def judge(self, trial: Trial, attempt: int, defect: SynthDefect, job: Job) -> Attempt | Trial:
@@ -158,7 +162,7 @@ class Batch:
             return replace(trial, rejections=(*trial.rejections, Rejection(attempt, trial.source, "blocked", str(blocked))))
         asked = defect.asked if defect.asked is not None else defect.mask if job.shape is None else whole_outline(job)
         found = verify(
-            trial.prepared.image, defect.image, asked, trial.region, trial.request.spec, self.features, mask=defect.mask,
+            trial.prepared.image, defect.image, asked, job.region, trial.request.spec, self.features, mask=defect.mask,
             repainted=defect.repainted, least_area=None if job.shape is None else int(job.shape.mask.sum()),
             min_feature_change=self.options.min_feature_change,
         )  # fmt: skip
@@ -227,24 +231,22 @@ def orders_of(sources: tuple[Source, ...], options: GenerateOptions) -> Orders:
     return Orders(requests_of(options), [source.name for source in sources], options.count)
 
 
+def widened(region: Region, shape: Shape) -> Region:
+    """`region` with the pixels of a shape that may leave it, such as a lead bent away from its part; itself if none does."""
+    beyond = shape.mask & ~region.mask[shape.window.slices]
+    if not beyond.any():
+        return region
+    mask = region.mask.copy()
+    mask[shape.window.slices] |= shape.mask
+    return replace(region, mask=mask)
+
+
 def whole_outline(job: Job) -> np.ndarray:
     """The outline of a job at the image's size, HW bool; all False without an outline."""
     whole = np.zeros(job.image.shape[:2], bool)
     if job.shape is not None:
         whole[job.shape.window.slices] = job.shape.mask
     return whole
-
-
-def feature_change() -> FeatureChange:
-    """The distance of two images in the features of LPIPS.
-
-    Raises:
-        BackendUnavailable: its weights are not at hand.
-    """
-    from aoi.metrics.lpips import Lpips
-
-    network = Lpips.load()
-    return lambda before, after: np.asarray(network.map(before[None], after[None])[0], np.float32)
 
 
 _NOTHING = Prepared(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), bool), "", "", True)

@@ -12,7 +12,7 @@ from aoi.captions.spec import DefectSpec, SizeRange
 from aoi.data.files import finite
 from aoi.errors import ConfigError
 from aoi.synth.blend import Blend
-from aoi.synth.foreground import FOREGROUND_MODES, ForegroundMode
+from aoi.synth.foreground import ForegroundMode, check_foreground
 from aoi.synth.registry import GeneratorSettings, generator_names, unknown_generator
 
 if TYPE_CHECKING:
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 LocateMethod = Literal["auto", "geometry", "clipseg", "grounded"]
 LOCATE_METHODS: tuple[LocateMethod, ...] = get_args(LocateMethod)
 _AREA = (0.003, 0.06)
-_ADDED_LATER = ("prompt", "prompts", "masks", "mm_per_pixel", "locate", "band", "features", "min_feature_change", "diffusion")
+_ADDED_LATER = (
+    "prompt",
+    "prompts",
+    "masks",
+    "cama",
+    "mm_per_pixel",
+    "locate",
+    "locate_model",
+    "band",
+    "features",
+    "min_feature_change",
+    "diffusion",
+)
 """Left out of a folder's configuration while they say nothing, so that folders of older versions go on being recognised."""
 MAX_SIDE = 8192
 """Largest side that may be asked for, in pixels."""
@@ -52,7 +64,7 @@ class GenerateOptions:
     textures: Path | None = None
     """Folder of texture pictures; None makes textures up."""
     foreground: ForegroundMode = "auto"
-    """How the part is found: `auto`, `full` (textures), `otsu`."""
+    """How the part is found: `auto`, `full` (textures), `otsu`, a network by name, or an ONNX file."""
     blend: Blend = "feather"
     """How new pixels meet old ones: `feather`, `poisson`, `hard`."""
     kind: str = "anomaly"
@@ -69,10 +81,14 @@ class GenerateOptions:
     """A table of prompts (see `aoi.synth.requests`) instead of one."""
     masks: Path | None = None
     """Folder of real defect masks whose outlines are used instead of drawn ones."""
+    cama: bool | None = None
+    """Whether real masks are moved to the same place of the part (CAMA); None does it where a network's weights are at hand."""
     mm_per_pixel: float | None = None
     """Scale of the images at their output size; None leaves millimetres to be read as pixels, and says so."""
     locate: LocateMethod = "auto"
     """How a prompt's place is found: on the part's box (`geometry`), by its words (`clipseg`), or by a detector (`grounded`)."""
+    locate_model: str | None = None
+    """Folder or hub name of the network that locates; for `grounded` two, a detector and a SAM 2, with a comma between them."""
     band: float | None = None
     """Width of a named row or column as a fraction of the part; None takes a third."""
     features: bool = False
@@ -92,8 +108,7 @@ class GenerateOptions:
             _check_number("--workers", self.workers, 1, 1024)
         if self.generator not in generator_names():
             raise unknown_generator(self.generator)
-        if self.foreground not in FOREGROUND_MODES:
-            raise ConfigError(f"unknown foreground {self.foreground!r}", hint=f"use one of {', '.join(FOREGROUND_MODES)}")
+        check_foreground(self.foreground)
         if not re.fullmatch(r"[^/\\\s.][^/\\]*", self.folder) or self.folder == "good":
             raise ConfigError(f"{self.folder!r} cannot name a folder of defects", hint="use letters, such as scratch, but not good")
         if self.locate not in LOCATE_METHODS:

@@ -43,7 +43,8 @@ def made_rows(
         AoiError: as the first process reported it; the others are stopped.
     """
     chunks = [indices[at : at + CHUNK] for at in range(0, len(indices), CHUNK)]
-    workers = min(options.workers or usable_cores(), -(-len(indices) // _WORTH_A_PROCESS))
+    one = options.features or options.locate in ("clipseg", "grounded")  # a network fills the cores, and memory if each process has one
+    workers = 1 if one else min(options.workers or usable_cores(), -(-len(indices) // _WORTH_A_PROCESS))
     if workers <= 1:
         yield from _here(Batch(sources, options, orders), chunks, out)
         return

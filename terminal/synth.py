@@ -26,10 +26,12 @@ def generate(
     size: Annotated[int | None, typer.Option(help="Resize images to this square first; default: keep.")] = None,
     where: Annotated[str | None, typer.Option(help="A place on the part, such as 'upper left' or 左上; overrules the prompt.")] = None,
     locate: Annotated[str, typer.Option(help="How a prompt's place is found: auto, geometry, clipseg or grounded.")] = "auto",
+    locate_model: Annotated[str | None, typer.Option(help="Network that locates: a folder or hub name.")] = None,
     band: Annotated[float | None, typer.Option(help="Width of a named row or column, as a fraction of the part.")] = None,
     area: Annotated[tuple[float, float], typer.Option(help="Least and greatest defect area, as fractions of the part.")] = (0.003, 0.06),
     severity: Annotated[float | None, typer.Option(help="0 (slight) to 1 (severe); default: the prompt's, or varied.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Folder of real defect masks to take outlines from.")] = None,
+    cama: Annotated[bool | None, typer.Option("--cama/--no-cama", help="Move real masks to the same place of the part.")] = None,
     mm_per_pixel: Annotated[float | None, typer.Option(help="Scale, for sizes in millimetres.")] = None,
     opacity: Annotated[tuple[float, float], typer.Option(help="perlin, cutpaste: least and greatest opacity.")] = (0.35, 1.0),
     textures: Annotated[Path | None, typer.Option(help="perlin: folder of texture pictures.")] = None,
@@ -66,7 +68,8 @@ def generate(
     options = GenerateOptions(
         generator=generator, count=count, seed=seed, size=size, where=where, area=area, severity=severity, opacity=opacity,
         textures=textures, foreground=foreground, blend=blend, label=label, workers=workers, prompt=prompt, prompts=prompts,  # type: ignore[arg-type]
-        masks=mask, mm_per_pixel=mm_per_pixel, locate=locate, band=band, features=features, max_tries=max_tries, diffusion=settings,  # type: ignore[arg-type]
+        masks=mask, cama=cama, mm_per_pixel=mm_per_pixel, locate=locate, locate_model=locate_model, band=band, features=features,  # type: ignore[arg-type]
+        max_tries=max_tries, diffusion=settings,
     )  # fmt: skip
     with progress_bars() as progress:
         report = generate_dataset(images, out, options, progress=progress, say=note)
