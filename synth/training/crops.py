@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +23,8 @@ from aoi.synth.training.wording import CLEAN, caption, place_of, severity_of
 _THINNEST = 6.0
 """Width in pixels of the crop that even a thin defect should have."""
 _LEAST_SIDE = 64
+_OWN_CAPTIONS = 0.7
+"""How often a picture's own caption is used; the others keep the short prompts of the command line readable."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +38,8 @@ class Picture:
     word: str
     place: str = ""
     severity: str = ""
+    sentence: str = ""
+    """Its own caption, where a table has one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,16 +56,32 @@ class Crops:
     captions: tuple[str, ...]
 
 
-def read_defects(defects: Sequence[RealDefect]) -> list[Picture]:
-    """Decode real defects with their words, places and severities."""
+class Captions(Protocol):
+    """What `aoi.captions.table.read_captions` returns, as far as training needs it."""
+
+    def find(self, path: Path) -> Any | None:
+        """The caption of an image; it has a `prompt`."""
+
+
+def read_defects(defects: Sequence[RealDefect], captions: Captions | None = None) -> list[Picture]:
+    """Decode real defects with their words, places and severities, and their own captions where `captions` has them."""
     pictures = []
     for defect in defects:
         image, mask = read_image(defect.path), read_mask(defect.mask_path)
         if mask.shape != image.shape[:2]:
             raise DataError(f"{defect.mask_path} is not of its image's size", hint="run aoi data check on the data set")
         if mask.any():
-            pictures.append(Picture(image, mask, defect.word, place_of(mask), severity_of(image, mask)))
+            found = captions.find(defect.path) if captions is not None else None
+            sentence = "" if found is None else str(found.prompt)
+            pictures.append(Picture(image, mask, defect.word, place_of(mask), severity_of(image, mask), sentence))
     return pictures
+
+
+def said_of(picture: Picture, rng: np.random.Generator) -> str:
+    """A caption: mostly the picture's own where it has one, else one made up."""
+    if picture.sentence and rng.random() < _OWN_CAPTIONS:
+        return picture.sentence
+    return caption(picture.word, picture.place, picture.severity, rng)
 
 
 def read_good(paths: Sequence[object]) -> list[Picture]:
@@ -110,7 +132,7 @@ def draw_crops(
             word, said = CLEAN, caption(CLEAN, "", "", rng)
             image, truth = crop(good[int(rng.integers(len(good)))], size, rng)
         else:
-            said = caption(word, picture.place, picture.severity, rng)
+            said = said_of(picture, rng)
         images[i], masks[i], truths[i] = relit(image, rng), mask, truth
         labels.append(word)
         captions.append(said)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from aoi.data.files import atomic_path, read_json, writable_folder, write_json, write_jsonl
+from aoi.data.files import atomic_path, read_json, writable_folder
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
-from aoi.data.provenance import provenance
-from aoi.errors import AoiError, ConfigError, ModelError
+from aoi.errors import AoiError, ModelError
 from aoi.synth.training.autoencoder import AutoencoderSettings, train_autoencoder
 from aoi.synth.training.budget import Budget
+from aoi.synth.training.claim import claim, counts, open_captions, write_split
 from aoi.synth.training.crops import Crops, draw_crops, read_defects, read_good
 from aoi.synth.training.denoiser import Denoiser, DenoiserSettings, as_lessons, train_denoiser
 from aoi.synth.training.networks import (
@@ -34,7 +34,6 @@ from aoi.synth.training.split import Split, real_defects, split_defects
 
 MODEL = "model"
 """The folder in `out` that holds the finished pipeline."""
-TRAINING_IMAGES, HELD_BACK = "training_images.jsonl", "held_back.jsonl"
 _GOOD = 200
 """Good images that are read at most."""
 
@@ -49,28 +48,24 @@ def train_tiny(dataset: Path, out: Path, options: TrainOptions, *, progress: Pro
     tokenizer = read_tokenizer(tokenizer_folder)
     split = split_defects(real_defects(dataset), share=options.share, validation=options.validation, seed=options.seed)
     work = writable_folder(out / "work")
-    _claim(out, dataset, options)
-    write_jsonl(out / TRAINING_IMAGES, split.rows())
-    write_jsonl(out / HELD_BACK, split.held_back_rows())
+    claim(out, dataset, options)
+    write_split(out, split)
     crops = _crops(dataset, split, options, work, progress)
 
     shape = TinyShape()
     torch.manual_seed(options.seed)
     vae = build_vae(shape)
     text = build_text_encoder(shape, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    unet = build_unet(shape, options.size)
+    unet = build_unet(shape, options.pixels)
     first = AutoencoderSettings(Budget(options.vae_steps, options.vae_minutes), seed=options.seed)
     found = train_autoencoder(vae, crops.images, work, first, lpips=_lpips(), progress=progress)
     vae = vae.eval().requires_grad_(False)
     lessons = as_lessons(crops, vae, tokenizer, progress=progress)
-    second = DenoiserSettings(
-        Budget(options.steps, options.minutes), batch=options.batch, lr=options.lr, gpp=options.gpp, seed=options.seed
-    )
+    second = DenoiserSettings(Budget(*options.limits), batch=options.samples, lr=options.rate, gpp=options.gpp, seed=options.seed)
     denoiser = Denoiser(unet, text, build_scheduler().alphas_cumprod, second)
     last = train_denoiser(denoiser, lessons, work, progress=progress)
     write_pipeline(out / MODEL, vae, denoiser.average["unet"], denoiser.average["text"], tokenizer_folder)
-    parts = {"train": len(split.train), "validation": len(split.validation), "held_back": len(split.held_back)}
-    return {"words": list(split.words), "images": parts, "crops": len(crops.images), "autoencoder": found, "denoiser": last}
+    return {"words": list(split.words), "images": counts(split), "crops": len(crops.images), "autoencoder": found, "denoiser": last}
 
 
 def publish(out: Path, tokenizer_folder: Path | None = None) -> Path:
@@ -108,20 +103,6 @@ def find_tokenizer(folder: Path | None) -> Path:
     raise ModelError("no tokenizer for the text encoder", hint="name a folder with CLIP's vocab.json and merges.txt: --tokenizer FOLDER")
 
 
-def _claim(out: Path, dataset: Path, options: TrainOptions) -> None:
-    """Write down what is trained, or see that it is the same as before; budgets may be changed to go on longer."""
-    settings: dict[str, Any] = {"dataset": str(dataset.resolve()), "options": options.as_dict()}
-    free = {"steps", "minutes", "vae_steps", "vae_minutes", "tokenizer"}
-    if (out / "train.json").is_file():
-        before = read_json(out / "train.json")
-        kept = [{name: value for name, value in each["options"].items() if name not in free} for each in (before, settings)]
-        if kept[0] != kept[1] or before["dataset"] != settings["dataset"]:
-            raise ConfigError(
-                f"{out} holds a training with other settings", hint="choose another --out, or repeat the settings in train.json"
-            )
-    write_json(out / "train.json", provenance("synth train", seed=options.seed) | settings)
-
-
 def _crops(dataset: Path, split: Split, options: TrainOptions, work: Path, progress: Progress) -> Crops:
     """The training crops: drawn once, then read back."""
     path = work / "crops.npz"
@@ -129,7 +110,8 @@ def _crops(dataset: Path, split: Split, options: TrainOptions, work: Path, progr
         rng = np.random.default_rng([options.seed, 1])
         good = [sample.path for sample in open_dataset(dataset).train_good]
         chosen = [good[i] for i in sorted(rng.permutation(len(good))[:_GOOD])]
-        drawn = draw_crops(read_defects(split.train), read_good(chosen), options.crops, options.size, rng, grid=GRID, progress=progress)
+        defects = read_defects(split.train, open_captions(options.captions))
+        drawn = draw_crops(defects, read_good(chosen), options.crops, options.pixels, rng, grid=GRID, progress=progress)
         words, captions = np.array(drawn.words), np.array(drawn.captions)
         with atomic_path(path) as part, part.open("wb") as file:
             np.savez(file, images=drawn.images, masks=drawn.masks, truths=drawn.truths, words=words, captions=captions)

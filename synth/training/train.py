@@ -9,7 +9,6 @@ from typing import Any
 
 from aoi.data.files import write_json
 from aoi.data.progress import Progress, silent
-from aoi.errors import ConfigError
 from aoi.synth.training.options import TrainOptions
 
 __all__ = ["TrainOptions", "TrainReport", "train"]
@@ -25,10 +24,12 @@ class TrainReport:
     figures: dict[str, Any]
     """By stage."""
     seconds: float
+    base: str | None = None
+    """The checkpoint that `model` is an adapter of; None where it stands alone."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"out": str(self.out), "model": str(self.model), **self.figures, "seconds": round(self.seconds, 1)}
+        return {"out": str(self.out), "model": str(self.model), "base": self.base, **self.figures, "seconds": round(self.seconds, 1)}
 
     def summary(self) -> str:
         """For people."""
@@ -37,7 +38,8 @@ class TrainReport:
         for stage in ("autoencoder", "denoiser"):
             if self.figures.get(stage):
                 lines.append(f"{stage}: " + ", ".join(f"{name} {value}" for name, value in self.figures[stage].items()))
-        return "\n".join([*lines, f"use it: aoi synth generate IMAGES --prompt … --generator diffusion --model {self.model}"])
+        chosen = f"--model {self.model}" if self.base is None else f"--model {self.base} --lora {self.model}"
+        return "\n".join([*lines, f"use it: aoi synth generate IMAGES --prompt … --generator diffusion {chosen}"])
 
 
 def train(dataset: Path, out: Path, options: TrainOptions | None = None, *, progress: Progress = silent) -> TrainReport:
@@ -64,6 +66,10 @@ def train(dataset: Path, out: Path, options: TrainOptions | None = None, *, prog
         figures = train_tiny(dataset, out, options, progress=progress)
         report = TrainReport(out, out / MODEL, figures, time.perf_counter() - began)
     else:
-        raise ConfigError(f"unknown preset {options.preset!r}", hint="use tiny")
+        from aoi.synth.training.finetune import MODEL, finetune
+
+        figures = finetune(dataset, out, options, progress=progress)
+        base = options.model if options.preset == "lora" else None
+        report = TrainReport(out, out / MODEL, figures, time.perf_counter() - began, base)
     write_json(out / "report.json", report.as_dict())
     return report

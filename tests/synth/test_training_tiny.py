@@ -237,5 +237,5 @@ def test_clips_own_tokenizer_is_cut_to_the_text_encoders_positions(shared_weight
     tokenizer = read_tokenizer(shared_weights / "clip_bpe")
     ids = token_ids(tokenizer, ["crack, a thin dark line", "word " * 100])
     assert ids.shape == (2, 24)
-    assert tokenizer.decode(ids[0], skip_special_tokens=True).strip() == "crack, a thin dark line"
+    assert "".join(tokenizer.decode(ids[0], skip_special_tokens=True).split()) == "crack,athindarkline"  # CLIP puts a space before commas
     assert int(ids[1, -1]) == tokenizer.eos_token_id
