@@ -36,7 +36,7 @@ MIN_FILL = 0.03
 """Least share of the asked pixels that changed."""
 MAX_LEAKAGE = 0.5
 """Most of the change that may lie outside what was asked for and its feather."""
-MAX_SEAM = 4.0
+MAX_SEAM = 5.0
 """Most edge contrast along the outline of what was repainted, in CIELAB units a pixel."""
 _MARGIN = 12
 """Pixels around what changed that are looked at."""
