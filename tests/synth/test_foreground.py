@@ -1,10 +1,16 @@
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from aoi.data.images import read_image, resize_image
-from aoi.errors import ConfigError
+from aoi.errors import BackendUnavailable, ConfigError, ModelError
 from aoi.synth.foreground import find_foreground, otsu
+from aoi.synth.foreground_cache import cached_foreground, decoded, encoded
+from aoi.synth.repeats import without_repeats
+from aoi.synth.saliency import cache_folder
 
 
 def overlap(one, other):
@@ -82,3 +88,110 @@ def test_real_parts_are_found_and_real_textures_fill_the_frame(shared_data, fold
     found = [find_foreground(resize_image(read_image(path), (256, 256))) for path in paths]
     assert sum(each.all() == full for each in found) >= 0.9 * len(found)
     assert share[0] <= np.median([each.mean() for each in found]) <= share[1]
+
+
+DRAWN = json.loads(Path(__file__).with_name("drawn_foregrounds.json").read_text())
+
+
+def drawn_part(name):
+    """The part as a person outlined it, HW bool."""
+    mask = np.zeros(DRAWN["size"], np.uint8)
+    cv2.fillPoly(mask, [np.array(DRAWN["polygons"][name])], 1)
+    return mask > 0
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AOI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AOI_WEIGHTS", raising=False)
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path / "nowhere"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", sorted(DRAWN["polygons"]))
+def test_the_network_covers_the_part_as_a_person_drew_it(shared_data, shared_weights, cache, name):
+    found = find_foreground(read_image(shared_data / name), str(shared_weights / "u2netp.onnx"))
+    assert overlap(found, drawn_part(name)) >= 0.9
+
+
+def test_auto_asks_the_network_where_its_weights_are_and_leaves_textures_alone(shared_data, shared_weights, cache, monkeypatch):
+    name = "mvtec_ad/transistor/train/good/090.png"
+    part = read_image(shared_data / name)
+    assert overlap(find_foreground(part), drawn_part(name)) < 0.9
+    monkeypatch.setenv("AOI_WEIGHTS", str(shared_weights))
+    assert overlap(find_foreground(part), drawn_part(name)) >= 0.9
+    assert overlap(find_foreground(part, "u2netp"), drawn_part(name)) >= 0.9
+    grain = read_image(next(iter(sorted((shared_data / "mvtec_fewshot/carpet/test/good").iterdir()))))
+    assert find_foreground(grain).all()
+
+
+def test_a_torn_cache_file_is_computed_anew(cache, rng):
+    image, truth = part_on_background(rng)
+    asked = []
+
+    def compute():
+        asked.append(1)
+        return truth
+
+    for _ in range(2):
+        np.testing.assert_array_equal(cached_foreground(image, "test", compute), truth)
+    assert len(asked) == 1
+    (path,) = cache.rglob("*.fg")
+    whole = path.read_bytes()
+    for torn in (b"", whole[:7], whole[:-3], whole[:20] + b"\x00" + whole[21:], b"x" + whole):
+        path.write_bytes(torn)
+        np.testing.assert_array_equal(cached_foreground(image, "test", compute), truth)
+        assert path.read_bytes() == whole
+    assert len(asked) == 6
+    cached_foreground(image, "other", compute)
+    cached_foreground(image[:, ::-1], "test", compute)
+    assert len(asked) == 8
+
+
+def test_the_cache_can_be_off_or_unwritable(cache, rng, monkeypatch):
+    image, truth = part_on_background(rng)
+    for name in ("off", "", "/proc/nowhere"):
+        monkeypatch.setenv("AOI_CACHE", name)
+        np.testing.assert_array_equal(cached_foreground(image, "test", lambda: truth), truth)
+    monkeypatch.delenv("AOI_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "xdg"))
+    assert cache_folder() == cache / "xdg" / "aoi"
+
+
+def test_a_mask_survives_the_cache_format(rng):
+    for shape in [(1, 1), (7, 9), (64, 33)]:
+        mask = rng.random(shape) < 0.3
+        np.testing.assert_array_equal(decoded(encoded(mask), shape), mask)
+        with pytest.raises(ValueError, match="shape"):
+            decoded(encoded(mask), (shape[0] + 1, shape[1]))
+
+
+def test_networks_that_are_not_there_are_named_with_the_remedy(cache, tmp_path, rng):
+    image, _ = part_on_background(rng)
+    with pytest.raises(ModelError, match="no weights file"):
+        find_foreground(image, str(tmp_path / "missing.onnx"))
+    with pytest.raises(BackendUnavailable, match="birefnet-general") as error:
+        find_foreground(image, "birefnet-general")
+    assert "AOI_WEIGHTS" in error.value.hint
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ModelError, match="ONNX"):
+        find_foreground(image, str(tmp_path / "broken.onnx"))
+
+
+def test_a_board_repeats_and_the_part_on_it_does_not():
+    """A light board with a grid of holes; the estimate took three of them for the part."""
+    board = np.full((240, 240, 3), 170, np.uint8)
+    for y in range(15, 240, 30):
+        for x in range(15, 240, 30):
+            cv2.circle(board, (x, y), 7, (60, 50, 50), -1)
+    part = np.zeros((240, 240), bool)
+    part[80:150, 78:162] = True
+    image = np.where(part[..., None], np.uint8(20), board)
+    estimate = part.copy()
+    for centre in ((75, 105), (75, 135), (165, 135)):
+        estimate |= np.hypot(*np.mgrid[-centre[1] : 240 - centre[1], -centre[0] : 240 - centre[0]]) <= 8
+    assert overlap(estimate, part) < 0.95
+    assert overlap(without_repeats(image, estimate), part) > 0.97
+    plain = np.where(part[..., None], np.uint8(20), np.uint8(170)).repeat(3, axis=2)
+    assert without_repeats(plain, estimate) is estimate
