@@ -5,7 +5,7 @@ same ImageNet-normalised input), so PatchCore and PaDiM take either without a ch
 `scripts/train_backbone.py` on images that may be given away; `weights/aoi-small.md` tells how and what it reaches.
 
 Every normalisation and skip connection of the network that was trained is folded into the convolutions: what is left is a
-convolution, a bias and a ReLU, thirteen times over. On two CPU cores that is three to four times as fast as ResNet-18 up to `layer3`.
+convolution, a bias and a ReLU, twelve times over. On two CPU cores that is about three times as fast as ResNet-18 up to `layer3`.
 """
 
 from __future__ import annotations

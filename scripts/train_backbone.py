@@ -202,8 +202,10 @@ class Run:
         elif args.start is not None:  # the average is the best that run knew
             state = torch.load(args.start, weights_only=True)
             self.stages = state["stages"]
-            self.student.load_state_dict(state["average"])
-            self.average.load_state_dict(state["average"])
+            known = self.student.state_dict()  # of a deeper network, the blocks this one has; the others were added to an identity
+            kept = {name: value for name, value in state["average"].items() if name in known}
+            self.student.load_state_dict(kept)
+            self.average.load_state_dict(kept)
 
     def history(self) -> list[dict[str, float]]:
         """The recipe of every stage so far, with the number of images it saw."""
