@@ -83,6 +83,8 @@ def _understood(row: PromptRow, options: GenerateOptions) -> Request:
         spec = replace(spec, severity=options.severity)
     if options.size_was_given:
         spec = replace(spec, size=SizeRange(*options.area, unit=options.area_unit))
+    if options.prompts is not None:
+        spec = replace(spec, notes=tuple(f"line {row.line} of the prompts: {note}" for note in spec.notes))
     named = spec.kind if spec.kind != "anomaly" else options.generator
     return Request(spec, options.label or named, row.prompt, row.count, row.image, row.line)
 
