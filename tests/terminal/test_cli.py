@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import aoi.cli
 from aoi.data.images import write_image, write_mask
 
 SIDE = 64
@@ -43,24 +42,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(root / "test" / "划痕" / f"{i:03d}.png", image)
         write_mask(root / "ground_truth" / "划痕" / f"{i:03d}_mask.png", mask)
     return root
-
-
-@pytest.fixture
-def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run `aoi` in this process: exit code, stdout, stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["aoi", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            aoi.cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
