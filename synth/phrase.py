@@ -86,20 +86,24 @@ def check_kind(source: str, kind: str, name: str) -> None:
     from aoi.data.files import read_json
     from aoi.errors import DataError
 
-    folder = Path(source)
-    if not folder.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return  # a hub name
+    if is_hub_name(source):
+        return
     try:
-        found = read_json(folder / "config.json").get("model_type")
+        found = read_json(Path(source) / "config.json").get("model_type")
     except (DataError, AttributeError) as error:
         raise ModelError(f"{source} is no model folder: it has no readable config.json", hint=f"give a folder saved from {name}") from error
     if found != kind:
         raise ModelError(f"{source} holds a {found!r} model, not a {name}", hint=f"give a folder saved from {name}")
 
 
+def is_hub_name(source: str) -> bool:
+    """True for `owner/name` where no such folder exists."""
+    return not Path(source).exists() and source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
 def unloadable(source: str, name: str, error: Exception) -> ModelError | BackendUnavailable:
     """The error for a model that did not load: about the folder if it is one, else about the hub."""
     reason = str(error).split("\n")[0][:200]
-    if Path(source).exists():
+    if not is_hub_name(source):
         return ModelError(f"{source} does not load as a {name}: {reason}", hint="fetch the folder again; only safetensors weights are read")
     return BackendUnavailable(f"cannot load {name} {source!r}: {reason}", hint="check the name and the connection, or give a local folder")

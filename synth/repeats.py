@@ -14,7 +14,7 @@ _SHORTEST = 0.06
 _ALIKE = 0.35
 """A shift counts as a period if it leaves less than this share of the typical squared difference."""
 _STRUCTURED = 6.0
-"""Least spread of the background's lightness, in levels of 255; a plain background has nothing to repeat."""
+"""Least spread of the background's fine lightness, in levels of 255; a plain background has nothing to repeat."""
 _ODD = 20.0
 """Lab distance from the background's main colour beyond which it counts as a structure that may be taken for the part."""
 _SAME = 25.0
@@ -43,7 +43,9 @@ def without_repeats(image: np.ndarray, part: np.ndarray) -> np.ndarray:
     rough = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     outside = cv2.dilate(rough.astype(np.uint8), _disc(9)) == 0
     lab = cv2.cvtColor(cv2.GaussianBlur(small, (0, 0), 1), cv2.COLOR_RGB2LAB).astype(np.float32)
-    if outside.mean() < 0.1 or float(lab[..., 0][outside].std()) < _STRUCTURED:
+    # Uneven light and soft shadows vary slowly: they are no structure, and would resemble themselves anywhere.
+    detail = lab[..., 0] - cv2.GaussianBlur(lab[..., 0], (0, 0), 0.05 * max(lab.shape[:2]))
+    if outside.mean() < 0.1 or float(detail[outside].std()) < _STRUCTURED:
         return part
     shifts = periods(lab[..., 0], outside)
     if not shifts:
