@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from aoi.errors import ConfigError, DataError
 from aoi.synth.batch import Batch, Prepared
 from aoi.synth.batched import BatchGenerator
 from aoi.synth.change import colour_change
+from aoi.synth.checks_report import MIN_SENTENCE_RATIO, MIN_SPEARMAN, ChecksReport, PlaceCheck, SentenceCheck, SeverityCheck
 from aoi.synth.generate import find_sources
 from aoi.synth.options import GenerateOptions
 from aoi.synth.outlining import ANY_KIND
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
     from aoi.synth.diffusion.settings import DiffusionSettings
 
 SENTENCES = ("a thin scratch", "a branching crack", "a dark round stain", "a dent", "rust")
-MIN_SENTENCE_RATIO = 0.5
-"""Other words must change at least this share of what other noise changes."""
-MIN_SPEARMAN = 0.8
 STRENGTHS = tuple(float(value) for value in np.linspace(0.05, 1, 10))
-PLACES = tuple(place_at(row, column) for row in ("upper", "middle", "lower") for column in ("left", "middle", "right"))  # type: ignore[arg-type]
+PLACES = tuple(place_at(row, column) for row in ("upper", "middle", "lower") for column in ("left", "middle", "right"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,85 +55,6 @@ class CheckOptions:
             raise ConfigError("fewer than two different sentences cannot be compared", hint="give --sentence twice or more")
         if not 1 <= self.images <= 1000:
             raise ConfigError(f"--images is {self.images}", hint="give a whole number from 1 to 1000")
-
-
-@dataclass(frozen=True, slots=True)
-class SentenceCheck:
-    """Same image, same noise, other words."""
-
-    between_sentences: float
-    """Mean distance over the pixels that either result changed, in CIELAB units (LPIPS where asked for)."""
-    between_seeds: float
-    """The same for one sentence and other noise."""
-    ratio: float
-    passed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SeverityCheck:
-    """Same image, same noise, same outline, ten strengths."""
-
-    strengths: tuple[float, ...]
-    changes: tuple[float, ...]
-    """Mean change over the outline for each strength, over all images, in CIELAB units."""
-    spearman: float
-    """Rank correlation of the two."""
-    worst_spearman: float
-    """The smallest of the single images."""
-    passed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceCheck:
-    """Nine places on each image."""
-
-    tried: int
-    landed: int
-    """Defects whose centroid lies in the box of the place that was named."""
-    empty: int
-    """Defects that changed nothing."""
-    pixels_off_the_part: int
-    """Changed pixels outside the foreground, over all defects."""
-    missed: int
-    """Places that have no pixel of the part, so that nothing was tried there."""
-    passed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ChecksReport:
-    """What the three checks found."""
-
-    generator: str
-    images: int
-    sentences: SentenceCheck
-    severity: SeverityCheck
-    places: PlaceCheck
-
-    @property
-    def passed(self) -> bool:
-        """All three."""
-        return self.sentences.passed and self.severity.passed and self.places.passed
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self) | {"passed": self.passed}
-
-    def summary(self) -> str:
-        """For people."""
-        words, severity, places = self.sentences, self.severity, self.places
-        said = [
-            f"{_verdict(words.passed)}  words matter: other sentences change {words.between_sentences:.2f}, other noise "
-            f"{words.between_seeds:.2f} (ratio {words.ratio:.2f}, at least {MIN_SENTENCE_RATIO})",
-            f"{_verdict(severity.passed)}  severity rises: Spearman {severity.spearman:.2f} over {len(severity.strengths)} strengths "
-            f"(at least {MIN_SPEARMAN}; single images from {severity.worst_spearman:.2f})",
-            f"{_verdict(places.passed)}  places are kept: {places.landed} of {places.tried} landed where they were named, "
-            f"{places.pixels_off_the_part} pixels off the part",
-        ]
-        return "\n".join([f"{self.generator} on {self.images} images", *said])
-
-
-def _verdict(passed: bool) -> str:
-    return "pass" if passed else "FAIL"
 
 
 def run_checks(images: Path | str | Sequence[Path], options: CheckOptions | None = None, *, progress: Progress = silent) -> ChecksReport:
@@ -173,7 +92,7 @@ class _Stand:
             find_sources(images),
             GenerateOptions(
                 generator=options.generator, diffusion=options.diffusion, seed=options.seed, size=options.size,
-                foreground=options.foreground, features=options.features, count=1,  # type: ignore[arg-type]
+                foreground=options.foreground, features=options.features, count=1,
             ),
         )  # fmt: skip
         self.generator, self.outliner = batch.generator, batch.outliner
@@ -192,10 +111,8 @@ class _Stand:
         """One job whose randomness depends on the image and the seed alone, whatever the sentence."""
         numbers, prepared = [self.options.seed, image, seed], self.prepared[image]
         rng = np.random.default_rng([*numbers, 1])
-        if blob:
-            shape = noise_shape(region, max(40, int(0.02 * region.foreground.sum())), rng, "blob")
-        else:
-            shape = self.outliner.shape(prepared.image, region, spec, rng)
+        area = max(40, int(0.02 * region.foreground.sum()))
+        shape = noise_shape(region, area, rng, "blob") if blob else self.outliner.shape(prepared.image, region, spec, rng)
         return Job(prepared.image, region, spec, np.random.default_rng(numbers), shape)
 
     def make(self, jobs: Sequence[Job], stage: str, progress: Progress) -> list[SynthDefect]:
