@@ -24,6 +24,9 @@ HEADS_NAMES = ("lpips_squeeze_v0.1.safetensors", "lpips_squeeze_v0.1.pth", "sque
 class Lpips(nn.Module):
     """The network: frozen features, unit length along the channels, squared differences weighed by learnt non-negative numbers."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         from torchvision.models import squeezenet1_1

@@ -137,7 +137,7 @@ class GenerateOptions:
     @property
     def settings(self) -> GeneratorSettings:
         """What the generator is built with."""
-        return GeneratorSettings(self.textures, self.opacity, self.blend, mm_per_pixel=self.mm_per_pixel)
+        return GeneratorSettings(self.textures, self.opacity, self.blend, self.mm_per_pixel, self.diffusion)
 
     @property
     def size_was_given(self) -> bool:

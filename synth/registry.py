@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from aoi.errors import ConfigError
 from aoi.synth.blend import Blend, check_blend
+from aoi.synth.diffusion.settings import DiffusionSettings
 from aoi.synth.types import Generator
 
 
@@ -26,6 +27,8 @@ class GeneratorSettings:
     """How the new pixels meet the old ones."""
     mm_per_pixel: float | None = None
     """Scale of the images, for thicknesses and lengths in millimetres."""
+    diffusion: DiffusionSettings | None = None
+    """What the generator `diffusion` is told beside the sentence; None takes its defaults."""
 
     def __post_init__(self) -> None:
         check_blend(self.blend)
@@ -38,6 +41,8 @@ F = TypeVar("F", bound=Factory)
 
 _FACTORIES: dict[str, Factory] = {}
 _BUILT_IN = ("aoi.synth.perlin", "aoi.synth.cutpaste")
+_HEAVY = {"diffusion": "aoi.synth.diffusion.generator"}
+"""Generators whose module imports torch: known by name, imported when they are built."""
 
 
 def register(name: str) -> Callable[[F], F]:
@@ -61,7 +66,7 @@ def generator_names() -> tuple[str, ...]:
     """Every known generator, sorted."""
     for module in _BUILT_IN:
         importlib.import_module(module)
-    return tuple(sorted(_FACTORIES))
+    return tuple(sorted({*_FACTORIES, *_HEAVY}))
 
 
 def create_generator(name: str, settings: GeneratorSettings | None = None) -> Generator:
@@ -72,6 +77,8 @@ def create_generator(name: str, settings: GeneratorSettings | None = None) -> Ge
     """
     if name not in generator_names():
         raise unknown_generator(name)
+    if name in _HEAVY:
+        importlib.import_module(_HEAVY[name])
     return _FACTORIES[name](settings or GeneratorSettings())
 
 
