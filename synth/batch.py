@@ -23,7 +23,7 @@ from aoi.synth.region import Region
 from aoi.synth.registry import create_generator
 from aoi.synth.requests import Orders, Request, requests_of
 from aoi.synth.shape import Shape
-from aoi.synth.types import Job, SynthDefect
+from aoi.synth.types import Generator, Job, SynthDefect
 from aoi.synth.verification import FeatureChange, Verification, verify
 from aoi.synth.visibility import mean_change
 
@@ -99,12 +99,15 @@ class Batch:
         sources: the good images.
         options: what to make.
         orders: who gets what; None works it out from the options.
+        generator: the one to use; None builds it.
     """
 
-    def __init__(self, sources: tuple[Source, ...], options: GenerateOptions, orders: Orders | None = None) -> None:
+    def __init__(
+        self, sources: tuple[Source, ...], options: GenerateOptions, orders: Orders | None = None, generator: Generator | None = None
+    ) -> None:
         self.sources, self.options = sources, options
         self.orders = orders or orders_of(sources, options)
-        self.generator = create_generator(options.generator, options.settings)
+        self.generator = generator or create_generator(options.generator, options.settings)
         self.outliner = Outliner(options)
         self.features: FeatureChange | None = feature_change() if options.features else None
         self.unreadable: dict[str, str] = {}

@@ -164,6 +164,8 @@ class BatchedRun:
                     raise
                 self._halve(len(jobs), error)
                 continue
+            for note in getattr(self.generator, "notes", ()):
+                self.say(note)
             yield from zip(defects, jobs, strict=True)
             at += len(jobs)
 

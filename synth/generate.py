@@ -20,7 +20,7 @@ from aoi.synth.options import GenerateOptions
 from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked, pending_rejections
 from aoi.synth.pool import made_rows, one_thread
 from aoi.synth.preview import PREVIEW, write_preview
-from aoi.synth.registry import create_generator
+from aoi.synth.registry import GeneratorSettings, create_generator
 from aoi.synth.requests import Orders
 from aoi.synth.texture import list_textures
 from aoi.synth.types import SynthDefect
@@ -126,6 +126,9 @@ def generate_dataset(
     began, options, out = time.perf_counter(), options or GenerateOptions(), Path(out)
     sources = find_sources(images, out)
     orders = orders_of(sources, options)
+    generator = create_generator(options.generator, options.settings)
+    if not (out / MANIFEST).exists():
+        _ = getattr(generator, "inpainter", None)  # a checkpoint that cannot be used is better found before the folder is claimed
     claim(out, options.as_dict(), _inputs(sources, options, orders), _named(images))
     notes = _Notes(say)
     for request in orders.requests:
@@ -135,7 +138,7 @@ def generate_dataset(
         resumed = len(rows)
         missing = [index for index in range(orders.total) if index not in rows]
         progress("synth", resumed, orders.total)
-        for made in _made(sources, options, orders, rows, out, notes) if missing else ():
+        for made in _made(Batch(sources, options, orders, generator), rows, out, notes) if missing else ():
             rows |= {int(row["index"]): row for row in journal(out, made)}
             progress("synth", len(rows), orders.total)
         if missing or not (out / MANIFEST).exists():
@@ -166,13 +169,12 @@ class _Notes:
             self(note)
 
 
-def _made(
-    sources: tuple[Source, ...], options: GenerateOptions, orders: Orders, rows: Mapping[int, Row], out: Path, say: Callable[[str], None]
-) -> Iterator[list[ManifestRow]]:
+def _made(batch: Batch, rows: Mapping[int, Row], out: Path, say: Callable[[str], None]) -> Iterator[list[ManifestRow]]:
     """Make what is not in `rows`: in batches here if the generator wants batches, else in as many processes as it pays to start."""
-    if isinstance(create_generator(options.generator, options.settings), BatchGenerator):
+    sources, options, orders = batch.sources, batch.options, batch.orders
+    if isinstance(batch.generator, BatchGenerator):
         order = _by_source(list(range(orders.total)), options.seed, orders)
-        yield from BatchedRun(Batch(sources, options, orders), order, known_outcomes(rows, pending_rejections(out)), out, say).rows()
+        yield from BatchedRun(batch, order, known_outcomes(rows, pending_rejections(out)), out, say).rows()
         return
     missing = _by_source([index for index in range(orders.total) if index not in rows], options.seed, orders)
     yield from made_rows(sources, options, orders, missing, out)
@@ -228,9 +230,23 @@ def _inputs(sources: tuple[Source, ...], options: GenerateOptions, orders: Order
         inputs["textures_sha256"] = digest((path.name, path) for path in list_textures(options.textures))
     if options.prompts is not None:
         inputs["prompts_sha256"] = file_hash(options.prompts)
+    if options.generator == "diffusion":
+        inputs |= _model_inputs(options.settings)
     if options.masks is not None:
         inputs["masks_sha256"] = digest((path.name, path) for path in open_images(options.masks, recursive=True))
     return inputs
+
+
+def _model_inputs(settings: GeneratorSettings) -> dict[str, str]:
+    from aoi.synth.diffusion.catalogue import locate_model
+    from aoi.synth.diffusion.pipeline import fingerprint, lora_and_weight
+
+    if settings.diffusion is None:
+        return {"model": fingerprint(locate_model(None)[1])}
+    loras = [lora_and_weight(given)[0] for given in settings.diffusion.loras]
+    files = [path for lora in loras for path in (sorted(lora.rglob("*.safetensors")) if lora.is_dir() else [lora])]
+    inputs = {"model": fingerprint(locate_model(settings.diffusion.model)[1])}
+    return inputs | ({"loras_sha256": digest((path.name, path) for path in files)} if loras else {})
 
 
 def _first_source(index: int, seed: int, orders: Orders) -> int:

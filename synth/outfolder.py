@@ -74,7 +74,8 @@ def _recognise(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) 
         was = ", ".join(f"{key} was {before.get(key)!r} and is now {config.get(key)!r}" for key in differ)
         raise ConfigError(f"{out} was made with other settings: {was}", hint="choose another --out, or repeat the first settings to resume")
     if meta.get("inputs") != dict(inputs):
-        raise ConfigError(f"{out} was made from other images, textures, prompts or masks", hint="choose another --out, or put the first images back")
+        what = f"{out} was made from other images, textures, prompts or masks, or by another model"
+        raise ConfigError(what, hint="choose another --out, or put the first ones back")
 
 
 @contextlib.contextmanager

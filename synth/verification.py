@@ -38,6 +38,8 @@ MAX_LEAKAGE = 0.5
 """Most of the change that may lie outside what was asked for and its feather."""
 MAX_SEAM = 5.0
 """Most edge contrast along the outline of what was repainted, in CIELAB units a pixel."""
+MAX_BEYOND = 0.3
+"""Most of a repainted defect's label that may lie beyond its place, in the feather, if it lies on the part."""
 _MARGIN = 12
 """Pixels around what changed that are looked at."""
 _MARGIN_OF_A_NETWORK = 48
@@ -104,7 +106,7 @@ def verify(
     Raises:
         DataError: the sizes differ.
     """
-    changed = refined_mask(source, result, asked, allowed=region.mask) if mask is None else mask
+    changed = refined_mask(source, result, asked, allowed=region.mask if repainted is None else repainted) if mask is None else mask
     box = extent((difference(source, result) > 0) | asked, _MARGIN if features is None else _MARGIN_OF_A_NETWORK)
     if box is None or not changed.any():
         return Verification(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None if features is None else 0.0, False, "nothing changed")
@@ -128,7 +130,7 @@ def verify(
     )
     part, least = int(region.foreground.sum()), MIN_SHARE_OF_WANTED * min(float("inf") if least_area is None else least_area, region.area)
     least = min(least, MIN_SHARE_OF_WANTED * spec.size.in_pixels(part)[0])
-    reason = _misplaced(changed, region, max(MIN_AREA, least)) or _fault(
+    reason = _misplaced(changed, region, max(MIN_AREA, least), feathered=repainted is not None) or _fault(
         verification, mean_change(source, result, changed), repainted is not None, min_feature_change
     )
     return verification if reason is None else _refused(verification, reason)
@@ -139,10 +141,13 @@ def _refused(verification: Verification, reason: str) -> Verification:
     return Verification(**values)
 
 
-def _misplaced(changed: np.ndarray, region: Region, least: float) -> str | None:
+def _misplaced(changed: np.ndarray, region: Region, least: float, *, feathered: bool) -> str | None:
     if (area := int(changed.sum())) < least:
         return f"too small: {area} pixels changed"
-    return "outside its region" if bool((changed & ~region.mask).any()) else None
+    outside = int((changed & ~region.mask).sum())
+    if feathered and not (changed & ~(region.mask | region.foreground)).any():
+        outside = 0 if outside <= MAX_BEYOND * area else outside
+    return "outside its region" if outside else None
 
 
 def _fault(found: Verification, levels: float, judge_seam: bool, least_feature: float) -> str | None:
