@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from aoi.synth.training.budget import Budget, Clock, cosine_rate
 from aoi.synth.training.checkpoints import load_checkpoint, save_checkpoint
 from aoi.synth.training.crops import Crops
 from aoi.synth.training.networks import GRID, encode, token_ids
+
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,12 @@ class Denoiser:
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
-def train_denoiser(denoiser: Denoiser, lessons: Lessons, work: Path, *, progress: Progress = silent) -> dict[str, float]:
+def train_denoiser(
+    denoiser: Denoiser, lessons: Lessons, work: Path, *, watch: Watch | None = None, progress: Progress = silent
+) -> dict[str, float]:
     """Train until the budget is spent, going on from `work/denoiser.pt`; stage `denoiser`, in thousandths of the budget.
+
+    `watch` is called after each checkpoint with the step and the mean loss since the last one; its time is not counted.
 
     Returns:
         The last row of `work/denoiser.jsonl`: step, samples, seconds, mean loss.
@@ -186,6 +193,9 @@ def train_denoiser(denoiser: Denoiser, lessons: Lessons, work: Path, *, progress
             row = {"step": denoiser.step, "samples": samples, "seconds": round(clock.seconds), "loss": round(float(np.mean(recent)), 4)}
             append_jsonl(work / "denoiser.jsonl", [row])
             recent = []
+            if watch is not None:
+                watch(denoiser.step, row["loss"])
+                clock = Clock(denoiser.seconds)
     denoiser.seconds = clock.seconds
     denoiser.save(path)
     return row

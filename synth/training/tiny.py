@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from aoi.synth.training.autoencoder import AutoencoderSettings, train_autoencode
 from aoi.synth.training.budget import Budget
 from aoi.synth.training.claim import claim, counts, open_captions, write_split
 from aoi.synth.training.crops import Crops, draw_crops, read_defects, read_good
-from aoi.synth.training.denoiser import Denoiser, DenoiserSettings, as_lessons, train_denoiser
+from aoi.synth.training.denoiser import Denoiser, DenoiserSettings, Watch, as_lessons, train_denoiser
 from aoi.synth.training.networks import (
     GRID,
     TinyShape,
@@ -30,6 +31,7 @@ from aoi.synth.training.networks import (
     write_pipeline,
 )
 from aoi.synth.training.options import TrainOptions
+from aoi.synth.training.samples import Journal, repaint, side_by_side
 from aoi.synth.training.split import Split, real_defects, split_defects
 
 MODEL = "model"
@@ -61,11 +63,40 @@ def train_tiny(dataset: Path, out: Path, options: TrainOptions, *, progress: Pro
     found = train_autoencoder(vae, crops.images, work, first, lpips=_lpips(), progress=progress)
     vae = vae.eval().requires_grad_(False)
     lessons = as_lessons(crops, vae, tokenizer, progress=progress)
-    second = DenoiserSettings(Budget(*options.limits), batch=options.samples, lr=options.rate, gpp=options.gpp, seed=options.seed)
+    second = DenoiserSettings(
+        Budget(*options.limits), batch=options.samples, lr=options.rate, gpp=options.gpp, seed=options.seed, save_every=options.save_every
+    )
     denoiser = Denoiser(unet, text, build_scheduler().alphas_cumprod, second)
-    last = train_denoiser(denoiser, lessons, work, progress=progress)
+    with contextlib.closing(Journal(out)) as journal:
+        judged = read_defects(split.validation or split.train)
+        shown = draw_crops(judged, [], 2 * len(split.words), options.pixels, np.random.default_rng([options.seed, 2]), grid=GRID)
+        watch = _watch(journal, denoiser, vae, tokenizer, shown, options)
+        last = train_denoiser(denoiser, lessons, work, watch=watch, progress=progress)
     write_pipeline(out / MODEL, vae, denoiser.average["unet"], denoiser.average["text"], tokenizer_folder)
     return {"words": list(split.words), "images": counts(split), "crops": len(crops.images), "autoencoder": found, "denoiser": last}
+
+
+def _watch(journal: Journal, denoiser: Denoiser, vae: nn.Module, tokenizer: Any, shown: Crops, options: TrainOptions) -> Watch:
+    """Notes the loss, and every `sample_every` steps paints crops of the validation share with the averaged weights."""
+    from diffusers import StableDiffusionInpaintPipeline
+
+    networks = {"vae": vae, "text_encoder": denoiser.average["text"], "unet": denoiser.average["unet"]}
+    pipeline = StableDiffusionInpaintPipeline(
+        **networks,
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+    def note(step: int, loss: float) -> None:
+        journal.scalars(step, {"loss": loss})
+        if step % options.sample_every == 0:
+            made = repaint(pipeline, shown, steps=20, guidance=3.0, seed=options.seed)
+            journal.picture(step, side_by_side([shown.images, made], shown.masks))
+
+    return note
 
 
 def publish(out: Path, tokenizer_folder: Path | None = None) -> Path:

@@ -173,13 +173,13 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 def options(tokenizer: Path, **changes) -> TrainOptions:
     values = {"preset": "tiny", "tokenizer": tokenizer, "size": 32, "crops": 16, "steps": 4, "minutes": None, "batch": 4}
-    return TrainOptions(**(values | {"vae_steps": 3, "vae_minutes": None} | changes))
+    return TrainOptions(**(values | {"vae_steps": 3, "vae_minutes": None, "save_every": 2} | changes))
 
 
 @pytest.fixture(scope="module")
 def trained(tiles, tokenizer_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("tiny") / "out"
-    report = train(tiles, out, options(tokenizer_folder))
+    report = train(tiles, out, options(tokenizer_folder, sample_every=4))
     assert json.loads((out / "report.json").read_text()) == report.as_dict()
     assert "held back" in report.summary()
     return out
@@ -195,6 +195,12 @@ def test_stock_diffusers_loads_and_runs_the_folder(trained):
     image = pipe("hole", image=grey, mask_image=white, height=32, width=32, num_inference_steps=2).images[0]
     assert image.size == (32, 32)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_it_shows_itself_while_it_runs(trained):
+    assert [path.name for path in (trained / "samples").iterdir()] == ["samples-000004.png"]
+    assert read_image(trained / "samples" / "samples-000004.png").shape == (66, 4 * 34 - 2, 3)
+    assert list((trained / "logs").glob("events*"))
 
 
 def test_killed_in_either_stage_it_ends_in_the_same_weights(trained, tiles, tokenizer_folder, tmp_path):
