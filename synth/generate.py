@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aoi.data.content import file_hash
 from aoi.data.progress import Progress, silent
@@ -15,6 +12,7 @@ from aoi.data.sources import good_images, open_images
 from aoi.errors import ConfigError, DataError
 from aoi.synth.batch import Batch, Source, orders_of, source_at
 from aoi.synth.batched import BatchedRun, BatchGenerator, known_outcomes
+from aoi.synth.generate_report import GenerateReport, none_readable, report_on
 from aoi.synth.manifest import ManifestRow
 from aoi.synth.options import GenerateOptions
 from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked, pending_rejections
@@ -26,77 +24,6 @@ from aoi.synth.texture import list_textures
 from aoi.synth.types import SynthDefect
 
 __all__ = ["GenerateOptions", "GenerateReport", "generate_dataset", "iter_defects"]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateReport:
-    """What became of a batch."""
-
-    requested: int
-    made: int
-    """Defects on disk, those of an earlier run included."""
-    rejected: int
-    """Tries that failed verification and were repeated with another seed."""
-    abandoned: int
-    """Defects given up after the last try."""
-    resumed: int
-    """Defects an earlier run had finished."""
-    failed_sources: Mapping[str, str]
-    """Good images that could not be read, and why."""
-    reasons: Mapping[str, int]
-    """How often each reason led to a rejection."""
-    seconds: float
-    images_per_s: float | None
-    """Defects made by this run over its time, reading, writing and process start included; None if there was nothing to do."""
-    out: Path
-    manifest: Path
-    preview: Path | None
-    blocked: int = 0
-    """Tries that a safety checker withheld, among those rejected."""
-    abandoned_reasons: Mapping[str, int] = field(default_factory=dict)
-    """Why defects were given up, and how many for each reason."""
-    notes: tuple[str, ...] = ()
-    """What was not understood or not possible, and what was done instead; each once."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "requested": self.requested,
-            "made": self.made,
-            "rejected": self.rejected,
-            "abandoned": self.abandoned,
-            "resumed": self.resumed,
-            "failed_sources": dict(self.failed_sources),
-            "reasons": dict(self.reasons),
-            "seconds": round(self.seconds, 3),
-            "images_per_s": None if self.images_per_s is None else round(self.images_per_s, 1),
-            "out": str(self.out),
-            "manifest": str(self.manifest),
-            "preview": None if self.preview is None else str(self.preview),
-            "blocked": self.blocked,
-            "abandoned_reasons": dict(self.abandoned_reasons),
-            "notes": list(self.notes),
-        }
-
-    def summary(self) -> str:
-        """For people."""
-        speed = "" if self.images_per_s is None else f" in {self.seconds:.1f} s ({self.images_per_s:.0f} images/s)"
-        lines = [f"{self.made} of {self.requested} defects in {self.out}{speed}"]
-        if self.resumed:
-            lines.append(f"{self.resumed} of them were there already")
-        if self.rejected:
-            why = ", ".join(f"{reason} {count}x" for reason, count in self.reasons.items())
-            lines.append(f"{self.rejected} tries were rejected and repeated ({why})")
-        if self.abandoned:
-            why = ", ".join(f"{reason} {count}x" for reason, count in self.abandoned_reasons.items())
-            lines.append(f"{self.abandoned} defects were given up ({why})")
-        if self.blocked:
-            lines.append(f"{self.blocked} tries were withheld by the model's safety checker")
-        lines += [f"note: {note}" for note in self.notes]
-        lines += [f"skipped {source}: {reason}" for source, reason in self.failed_sources.items()]
-        if self.preview is not None:
-            lines.append(f"look at {self.preview}")
-        return "\n".join(lines)
 
 
 def generate_dataset(
@@ -149,7 +76,7 @@ def generate_dataset(
             preview = write_preview(out, ordered, {source.name: source.path for source in sources})
     for row in ordered:
         notes.extend(row.get("notes") or ())
-    return _report(ordered, orders.total, resumed, out, preview, notes.said, time.perf_counter() - began)
+    return report_on(ordered, orders.total, resumed, out, preview, notes.said, time.perf_counter() - began)
 
 
 class _Notes:
@@ -171,13 +98,14 @@ class _Notes:
 
 def _made(batch: Batch, rows: Mapping[int, Row], out: Path, say: Callable[[str], None]) -> Iterator[list[ManifestRow]]:
     """Make what is not in `rows`: in batches here if the generator wants batches, else in as many processes as it pays to start."""
-    sources, options, orders = batch.sources, batch.options, batch.orders
+    options, orders = batch.options, batch.orders
     if isinstance(batch.generator, BatchGenerator):
         order = _by_source(list(range(orders.total)), options.seed, orders)
-        yield from BatchedRun(batch, order, known_outcomes(rows, pending_rejections(out)), out, say).rows()
+        with one_thread():
+            yield from BatchedRun(batch, order, known_outcomes(rows, pending_rejections(out)), out, say).rows()
         return
     missing = _by_source([index for index in range(orders.total) if index not in rows], options.seed, orders)
-    yield from made_rows(sources, options, orders, missing, out)
+    yield from made_rows(batch.sources, options, orders, missing, out)
 
 
 def iter_defects(images: Path | str | Sequence[Path], options: GenerateOptions | None = None) -> Iterator[SynthDefect]:
@@ -194,7 +122,7 @@ def iter_defects(images: Path | str | Sequence[Path], options: GenerateOptions |
         if attempt.defect is not None:
             yield attempt.defect
         elif len(batch.unreadable) == len(batch.sources):
-            raise _none_readable(batch.unreadable)
+            raise none_readable(batch.unreadable)
 
 
 def find_sources(images: Path | str | Sequence[Path], out: Path | None = None) -> tuple[Source, ...]:
@@ -260,41 +188,3 @@ def _by_source(indices: list[int], seed: int, orders: Orders) -> list[int]:
     """`indices` with those of one source together, so that it is read once."""
     sources = len({which for number in range(len(orders.requests)) for which in orders.sources_of(number)})
     return sorted(indices, key=lambda index: (_first_source(index, seed, orders), index)) if len(indices) > sources else indices
-
-
-def _none_readable(failed: Mapping[str, str]) -> DataError:
-    return DataError(f"none of the {len(failed)} good images can be read: {next(iter(failed.values()))}", hint="replace the files")
-
-
-def _report(
-    rows: list[Row], requested: int, resumed: int, out: Path, preview: Path | None, notes: Iterable[str], seconds: float
-) -> GenerateReport:
-    made = sum(bool(row["accepted"]) for row in rows)
-    rejections = [rejection for row in rows for rejection in row["rejections"]]
-    failed = {entry["source"]: entry["reason"] for entry in rejections if entry["cause"] == "source"}
-    if not made and failed:
-        raise _none_readable(failed)
-    tries = [entry for entry in rejections if entry["cause"] in ("defect", "blocked")]
-    fresh = len(rows) - resumed
-    return GenerateReport(
-        requested=requested,
-        made=made,
-        rejected=len(tries),
-        abandoned=len(rows) - made,
-        resumed=resumed,
-        failed_sources=dict(sorted(failed.items())),
-        reasons=_counted(entry["reason"] for entry in tries),
-        seconds=seconds,
-        images_per_s=fresh / seconds if fresh else None,
-        out=out,
-        manifest=out / MANIFEST,
-        preview=preview,
-        blocked=sum(entry["cause"] == "blocked" for entry in tries),
-        abandoned_reasons=_counted(row["reason"] for row in rows if not row["accepted"]),
-        notes=tuple(notes),
-    )
-
-
-def _counted(reasons: Iterable[Any]) -> dict[str, int]:
-    """How often each reason occurs, its numbers aside, the most frequent first."""
-    return dict(Counter(str(reason).partition(":")[0] for reason in reasons).most_common())

@@ -71,8 +71,8 @@ class Verification:
     """Why it was refused; None if it was not."""
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, numbers to four decimals."""
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        """JSON-ready, numbers to three decimals: further ones depend on where arrays happen to lie in memory."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def verify(
@@ -123,8 +123,8 @@ def verify(
         fill=both / max(1, int(wanted.sum())),
         visibility=seen,
         seam=_seam(lab_before, lab_after, rim),
-        colour_change=float(change[inside].mean()),
-        feature_change=None if features is None else float(features(before, after)[inside].mean()),
+        colour_change=float(change[inside].mean(dtype=np.float64)),
+        feature_change=None if features is None else float(features(before, after)[inside].mean(dtype=np.float64)),
         accepted=True,
         reason=None,
     )
@@ -168,11 +168,11 @@ def _fault(found: Verification, levels: float, judge_seam: bool, least_feature: 
 
 def _leakage(change: np.ndarray, asked: np.ndarray) -> float:
     """Share of the change that lies further than the feather from what was asked for."""
-    total = float(change.sum())
+    total = float(change.sum(dtype=np.float64))
     if total == 0:
         return 0.0
     far = cv2.distanceTransform((~asked).astype(np.uint8), cv2.DIST_L2, 3) > _FEATHER if asked.any() else np.ones_like(asked)
-    return float(change[far].sum()) / total
+    return float(change[far].sum(dtype=np.float64)) / total
 
 
 def seam(source: np.ndarray, result: np.ndarray, repainted: np.ndarray) -> float:
@@ -194,8 +194,8 @@ def _seam(source: np.ndarray, result: np.ndarray, repainted: np.ndarray) -> floa
     far = _from_outline(repainted)
     after, before = _gradient(result), _gradient(source)
     edge = np.abs(far) <= 1
-    sides = [float(after[side].mean()) for side in ((far > 2) & (far <= 10), (far < -2) & (far >= -10)) if side.any()]
-    return max(0.0, float(after[edge].mean()) - max([float(before[edge].mean()), *sides]))
+    sides = [float(after[side].mean(dtype=np.float64)) for side in ((far > 2) & (far <= 10), (far < -2) & (far >= -10)) if side.any()]
+    return max(0.0, float(after[edge].mean(dtype=np.float64)) - max([float(before[edge].mean(dtype=np.float64)), *sides]))
 
 
 def _from_outline(mask: np.ndarray) -> np.ndarray:
