@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from aoi.captions.vocabulary import vocabulary
 from aoi.errors import ConfigError
 
 T = TypeVar("T")
@@ -17,23 +18,8 @@ BAND = 1 / 3
 """Width of an outer row or column as a fraction of the bounding box; the middle ones take the same width around the centre."""
 RIM = 0.08
 """Width of `edge` as a fraction of the bounding box's shorter side."""
-
-_ROWS: dict[Row, tuple[str, ...]] = {
-    "upper": ("upper", "uppermost", "top", "topmost", "above", "up", "顶部", "顶端", "顶", "上面", "上"),
-    "lower": ("lower", "lowest", "lowermost", "bottom", "bottommost", "below", "down", "底部", "底端", "底", "下面", "下"),
-}
-_COLUMNS: dict[Column, tuple[str, ...]] = {
-    "left": ("left", "leftmost", "lefthand", "左面", "左"),
-    "right": ("right", "rightmost", "righthand", "右面", "右"),
-}
-_MIDDLE = ("middle", "centre", "center", "central", "mid", "中间", "中央", "中心", "正中", "居中", "中")
-_RIM = ("edge", "edges", "rim", "border", "borders", "margin", "periphery", "outline", "边缘", "边沿", "外缘", "周边", "四周", "边界")
-_ANYWHERE = ("anywhere", "everywhere", "whole", "entire", "all", "any", "surface", "任意", "任何", "整个", "全部", "表面", "随机")
-_FILLERS = (
-    *("the", "a", "of", "at", "in", "on", "to", "near", "and", "side", "part", "corner", "area", "region", "zone", "section", "half"),
-    *("third", "hand", "most", "portion", "end", "of", "object", "位置", "区域", "地方", "部分", "的", "在", "处", "部", "方", "侧"),
-    *("边", "角落", "角", "端", "靠近", "靠", "偏", "向", "往", "面"),
-)
+_ROWS: tuple[Row, ...] = ("upper", "lower")
+_COLUMNS: tuple[Column, ...] = ("left", "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +77,41 @@ def _name(row: Row | None, column: Column | None, edge: bool) -> str:
 
 
 def parse_place(text: str, *, band: float = BAND, rim: float = RIM) -> Place:
-    """Read a place in English or Chinese: `upper left`, `the right edge`, `centre`, `左上`, `右下角`, `边缘`, `anywhere`.
+    """Read a place in English or Chinese: `upper left`, `the right edge`, `centre`, `head`, `左上`, `右下角`, `边缘`, `螺纹`, `anywhere`.
 
     Args:
-        text: any order of one row word, one column word and `edge`; articles and the like are ignored.
+        text: any order of one row word, one column word, `edge` and one piece of the part; articles and the like are ignored.
         band, rim: see `place_at`.
 
     Raises:
         ConfigError: a word is unknown, two words contradict each other, or no place is named.
     """
     words = _words(text)
-    row = _one(text, {row for row, names in _ROWS.items() if words & set(names)})
-    column = _one(text, {column for column, names in _COLUMNS.items() if words & set(names)})
-    edge, centred = bool(words & set(_RIM)), bool(words & set(_MIDDLE))
-    if centred:
+    named = {name for name in vocabulary().names("place") if words & set(vocabulary().words("place", name))}
+    pieces = [name for name in vocabulary().names("part") if words & set(vocabulary().words("part", name)) and along_of(name)]
+    row: Row | None = _one(text, {name for name in _ROWS if name in named})
+    column: Column | None = _one(text, {name for name in _COLUMNS if name in named})
+    if "middle" in named:
         if row and column:
             raise ConfigError(f"{text!r} names a corner and the centre at once", hint="give one place, such as 'upper left' or 'centre'")
         row, column = row or "middle", column or "middle"
-    if not (row or column or edge or words & set(_ANYWHERE)):
+    if not (row or column or pieces or named & {"edge", "anywhere"}):
         raise ConfigError(f"{text!r} names no place", hint=f"say where, for example one of: {', '.join(PLACE_NAMES)}")
-    return place_at(row, column, edge=edge, band=band, rim=rim)
+    place = place_at(row, column, edge="edge" in named, band=band, rim=rim)
+    piece = _one(text, set(pieces))
+    return place if piece is None else on_piece(place, piece)
+
+
+def along_of(piece: str) -> tuple[float, float] | None:
+    """Where a named piece lies on the part's long axis, from the thicker end (0) to the thinner one (1); None if it lies on no axis."""
+    found = vocabulary().term("part", piece).facts.get("along")
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def on_piece(place: Place, piece: str) -> Place:
+    """`place`, and of it only what lies on a named piece of the part, such as `head`."""
+    name = piece if place.is_anywhere else f"{piece}, {place.name}"
+    return Place(name, place.box, place.rim, along_of(piece))
 
 
 PLACE_NAMES = (
@@ -128,23 +129,29 @@ def _one(text: str, found: set[T]) -> T | None:
 
 def _words(text: str) -> set[str]:
     """Known words of `text`, Chinese split by longest match, fillers dropped; raises on an unknown one."""
-    spoken = (*(name for names in (*_ROWS.values(), *_COLUMNS.values()) for name in names), *_MIDDLE, *_RIM, *_ANYWHERE)
-    known = sorted({*spoken, *_FILLERS}, key=len, reverse=True)
+    fillers = set(vocabulary().words("filler")) | set(vocabulary().words("place", "half"))
+    spoken = {
+        word
+        for term in vocabulary().terms
+        if term.category == "place" or term.facts.get("along")
+        for word in (*term.english, *term.chinese)
+    }
+    known = sorted(spoken | fillers, key=len, reverse=True)
     words: set[str] = set()
     for chunk in re.findall(r"[a-z]+|[\u4e00-\u9fff]+|[^\sa-z\u4e00-\u9fff,.;:_/+()，。、；：-]+", text.lower()):
         if chunk.isascii():
-            words.add(_known_word(chunk, text, known))
+            words.add(_known_word(chunk, text, known, fillers))
             continue
         while chunk:
             word = next((word for word in known if chunk.startswith(word)), None)
-            words.add(_known_word(chunk if word is None else word, text, known))
+            words.add(_known_word(chunk if word is None else word, text, known, fillers))
             chunk = "" if word is None else chunk[len(word) :]
-    return words - set(_FILLERS)
+    return words - fillers
 
 
-def _known_word(word: str, text: str, known: list[str]) -> str:
+def _known_word(word: str, text: str, known: list[str], fillers: set[str]) -> str:
     if word in known:
         return word
-    near = difflib.get_close_matches(word, [name for name in known if name not in _FILLERS], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word, [name for name in known if name not in fillers], n=3, cutoff=0.6)
     asked = f"did you mean {', '.join(map(repr, near))}? " if near else ""
     raise ConfigError(f"unknown word {word!r} in the place {text!r}", hint=f"{asked}Known places: {', '.join(PLACE_NAMES)}")

@@ -51,7 +51,7 @@ def test_the_band_is_an_option():
         parse_place("left", band=1.0)
 
 
-@pytest.mark.parametrize("text", ["head", "螺纹", "uper left", "", "corner", "top bottom", "左右", "centre upper left", "left 3"])
+@pytest.mark.parametrize("text", ["engine", "引擎", "uper left", "", "corner", "top bottom", "左右", "centre upper left", "left 3"])
 def test_what_is_no_place_is_refused_with_a_remedy(text):
     with pytest.raises(ConfigError) as error:
         parse_place(text)
