@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from aoi.data.content import file_hash
 from aoi.data.progress import Progress, silent
 from aoi.data.sources import good_images, open_images
 from aoi.errors import ConfigError, DataError
@@ -156,8 +156,9 @@ def _inputs(sources: tuple[Source, ...], options: GenerateOptions, orders: Order
     inputs = {"images": str(len(sources)), "images_sha256": digest((sources[which].name, sources[which].path) for which in used)}
     if options.textures is not None:
         inputs["textures_sha256"] = digest((path.name, path) for path in list_textures(options.textures))
-    if options.prompts is not None:
-        inputs["prompts_sha256"] = file_hash(options.prompts)
+    if options.prompt is not None or options.prompts is not None:  # as understood: another vocabulary is another input
+        understood = repr([(request.label, request.count, request.image, request.spec) for request in orders.requests])
+        inputs["requests_sha256"] = hashlib.sha256(understood.encode()).hexdigest()
     if options.generator == "diffusion":
         inputs |= _model_inputs(options.settings)
     if options.masks is not None:
