@@ -237,6 +237,8 @@ def _with_header(path: Path, lines: list[tuple[int, list[str]]]) -> Records:
     header = [_column(cell) or cell.strip() for cell in lines[0][1]]
     if "prompt" not in header:
         raise DataError(f"the prompts {path} have no column `prompt` but {', '.join(header[:6])}", hint=_HINT)
+    if header == ["prompt"]:  # one column: commas belong to the sentences
+        return [(number, {"prompt": ", ".join(cell.strip() for cell in cells)}) for number, cells in lines[1:]]
     for number, cells in lines[1:]:
         if any(cell.strip() for cell in cells[len(header) :]):
             raise DataError(

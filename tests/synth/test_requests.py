@@ -32,6 +32,11 @@ def test_other_headers_and_columns(tmp_path):
     assert read_prompts(tmp_path / "p.csv") == EXPECTED
 
 
+def test_a_single_column_needs_no_quotes(tmp_path):
+    (tmp_path / "p.csv").write_text('prompt\na dent, severe\n"rust, slight"\n', encoding="utf-8")
+    assert [row.prompt for row in read_prompts(tmp_path / "p.csv")] == ["a dent, severe", "rust, slight"]
+
+
 def test_xlsx(tmp_path):
     book = openpyxl.Workbook()
     for row in (("Prompt", "Count", "Image"), (ROWS[0][0], 3, None), (None, None, None), (ROWS[1][0], None, "零件1.png")):
