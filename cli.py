@@ -90,7 +90,7 @@ def convert(
 
     layout = one_of("--to", to, ("mvtec", "coco", "yolo"))
     with progress_bars() as progress:
-        report = convert_dataset(dataset, out, layout, progress=progress)
+        report = convert_dataset(dataset, out, layout, progress=progress)  # type: ignore[arg-type]
     emit(report, as_json=json)
 
 

@@ -218,7 +218,7 @@ def _jsonl(path: Path, content: bytes) -> Records:
 
 
 def _xlsx(path: Path, content: bytes) -> Records:
-    import openpyxl  # type: ignore[import-untyped]
+    import openpyxl
 
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)

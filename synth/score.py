@@ -1,0 +1,253 @@
+"""`aoi synth score`: how real invented defects look, how much they vary, and whether they are where they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aoi.data.files import write_json
+from aoi.data.progress import Progress, silent
+from aoi.errors import BackendUnavailable, ConfigError, DataError
+from aoi.metrics.distribution import fid, kid, within_clusters
+from aoi.metrics.lpips import Lpips
+from aoi.synth.score_material import Pictures, consistency_of, read_pictures, shared_pictures
+from aoi.synth.score_page import write_page
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOptions:
+    """How two sets of defects are compared."""
+
+    out: Path | None = None
+    """Folder for `score.json` and `score.html`; None writes neither."""
+    size: int = 128
+    """Side of the squares around the defects that are compared, pixels."""
+    features: str = "squeezenet"
+    """Network of KID and FID: `squeezenet` (LPIPS's own), or a timm architecture with `weights`."""
+    weights: Path | None = None
+    """Its weights, safetensors."""
+    lpips: Path | None = None
+    """Folder with the weights of LPIPS; None searches the folder `AOI_WEIGHTS` names."""
+    most: int = 400
+    """Pictures of each side that are compared at most, drawn by `seed`."""
+    subsets: int = 100
+    """Random subsets for KID."""
+    subset_size: int = 50
+    """Pictures in each; fewer where a side has fewer."""
+    pairs: int = 60
+    """Pairs measured in one cluster for IC-LPIPS."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("size", self.size, 32),
+            ("most", self.most, 2),
+            ("subsets", self.subsets, 1),
+            ("subset_size", self.subset_size, 2),
+            ("pairs", self.pairs, 1),
+        ):
+            if value < low:
+                raise ConfigError(f"{name} is {value}", hint=f"give at least {low}")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Figures of one type of defect, or of all."""
+
+    real: int
+    synthetic: int
+    kid: float | None
+    """Times 1000; None where a side has fewer than two pictures."""
+    kid_std: float | None
+    fid: float | None
+    ic_lpips: float | None
+    """Higher is more varied; None where no two synthetic pictures share their nearest real one."""
+    ic_lpips_masked: float | None
+    clusters: int
+    nearest_lpips: float
+    """Mean distance of a synthetic picture to its nearest real one: near 0 it was copied."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreReport:
+    """What two sets of defects have in common."""
+
+    overall: Score
+    by_type: dict[str, Score]
+    """Types that both sides have."""
+    consistency: dict[str, float]
+    """Means of what verification measured, from the manifest."""
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    page: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            **self.overall.as_dict(),
+            "by_type": {name: score.as_dict() for name, score in self.by_type.items()},
+            "consistency": self.consistency,
+            "settings": self.settings,
+            "notes": list(self.notes),
+            "page": None if self.page is None else str(self.page),
+        }
+
+    def summary(self) -> str:
+        """For people."""
+        lines = [
+            "| defects | real | synthetic | KID x1000 | FID | IC-LPIPS | masked | nearest real |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, score in {"all": self.overall, **self.by_type}.items():
+            figures = (score.kid, score.fid, score.ic_lpips, score.ic_lpips_masked, score.nearest_lpips)
+            lines.append(
+                f"| {name} | {score.real} | {score.synthetic} | " + " | ".join("–" if f is None else f"{f:.3g}" for f in figures) + " |"
+            )
+        if self.consistency:
+            lines.append("consistency: " + ", ".join(f"{name} {value:.3g}" for name, value in self.consistency.items()))
+        return "\n".join([*lines, *self.notes, *([f"look at {self.page}"] if self.page else [])])
+
+
+def score(real: Path, synthetic: Path, options: ScoreOptions | None = None, *, progress: Progress = silent) -> ScoreReport:
+    """Compare synthetic defects with real ones, on squares around their masks.
+
+    Args:
+        real: a data set with defects and masks.
+        synthetic: a folder that `aoi synth generate` wrote, or another such data set.
+        options: how.
+        progress: called with stage `score`.
+
+    Raises:
+        DataError: a side has no defects with masks, or both show the same pictures.
+        BackendUnavailable: the networks' weights are not at hand.
+    """
+    options = options or ScoreOptions()
+    lpips = Lpips.load(options.lpips)
+    a, b = (read_pictures(root, options.size, options.most, options.seed) for root in (real, synthetic))
+    if shared_pictures(a, b):
+        raise DataError(
+            f"{len(shared_pictures(a, b))} pictures are in both {real} and {synthetic}", hint="score other images than were copied"
+        )
+    embed = _embedding(options, lpips)
+    features = [embed(each.images) for each in (a, b)]
+    near = _nearest(a, b, lpips, progress)
+    overall = _score(a, b, features, near, np.arange(len(a.images)), np.arange(len(b.images)), lpips, options)
+    by_type = {}
+    for name in sorted(set(a.types) & set(b.types)):
+        chosen = [np.flatnonzero(np.array(each.types) == name) for each in (a, b)]
+        by_type[name] = _score(a, b, features, near, chosen[0], chosen[1], lpips, options)
+    notes = _notes(a, b, features[0].shape[1])
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    page = None if options.out is None else options.out / "score.html"
+    report = ScoreReport(overall, by_type, consistency_of(synthetic), settings, notes, page)
+    if options.out is not None and page is not None:
+        write_json(options.out / "score.json", report.as_dict())
+        write_page(page, report.as_dict(), a, b, near)
+    return report
+
+
+def _notes(a: Pictures, b: Pictures, depth: int) -> tuple[str, ...]:
+    notes = []
+    if min(len(a.images), len(b.images)) <= depth:
+        notes.append(
+            f"FID is biased upwards: fewer pictures than the {depth} features; compare it only between equally large sets, or use KID"
+        )
+    if missing := sorted(set(b.types) - set(a.types)):
+        notes.append(f"the real side has no {', '.join(missing)}: compared overall only")
+    return tuple(notes)
+
+
+Embedding = Callable[[np.ndarray], np.ndarray]
+"""N×S×S×3 uint8 to N×D float32."""
+
+
+def _embedding(options: ScoreOptions, lpips: Lpips) -> Embedding:
+    import torch
+
+    if options.features == "squeezenet":
+        network: Any = torch.nn.Sequential(*lpips.stages)
+        mean, scale = lpips.shift, lpips.scale
+    else:
+        network = _timm_network(options)
+        mean, scale = lpips.shift, lpips.scale
+
+    @torch.inference_mode()
+    def embed(images: np.ndarray) -> np.ndarray:
+        found = []
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            maps = network((batch - mean) / scale)
+            last = maps[-1] if isinstance(maps, list | tuple) else maps
+            found.append(last.mean((2, 3)).numpy())
+        return np.concatenate(found)
+
+    return embed
+
+
+def _timm_network(options: ScoreOptions) -> Any:
+    """A timm network up to its deepest map whose weights are all in the file: none may be left to chance."""
+    if options.weights is None:
+        raise BackendUnavailable(f"no weights for {options.features}", hint="add --option weights=FILE.safetensors")
+    import timm
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(options.weights)
+        for depth in range(4, -1, -1):
+            network = timm.create_model(options.features, pretrained=False, features_only=True, out_indices=(depth,))
+            if not network.load_state_dict(state, strict=False).missing_keys:
+                return network.eval()
+    except Exception as error:
+        raise ConfigError(f"{options.features} cannot be built with {options.weights}: {error}", hint="name a timm architecture") from error
+    raise ConfigError(
+        f"{options.weights} does not hold the weights of {options.features}", hint="name the architecture they were trained for"
+    )
+
+
+def _nearest(a: Pictures, b: Pictures, lpips: Lpips, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """For each synthetic picture the nearest real one by LPIPS: its number and the distance."""
+    numbers, distances = np.empty(len(b.images), np.int64), np.empty(len(b.images))
+    for i, image in enumerate(b.images):
+        parts = [
+            lpips.distance(np.repeat(image[None], len(a.images[s : s + _BATCH]), axis=0), a.images[s : s + _BATCH])
+            for s in range(0, len(a.images), _BATCH)
+        ]
+        every = np.concatenate(parts)
+        numbers[i], distances[i] = int(every.argmin()), float(every.min())
+        progress("score", i + 1, len(b.images))
+    return numbers, distances
+
+
+def _score(
+    a: Pictures, b: Pictures, features: list[np.ndarray], near: tuple[np.ndarray, np.ndarray], real: np.ndarray, made: np.ndarray,
+    lpips: Lpips, options: ScoreOptions,
+) -> Score:  # fmt: skip
+    few = min(len(real), len(made)) < 2
+    mean, std = (None, None) if few else kid(
+        features[0][real], features[1][made], subsets=options.subsets, subset_size=options.subset_size, seed=options.seed
+    )  # fmt: skip
+
+    def distance(i: int, j: int) -> float:
+        return float(lpips.distance(b.images[made[i]][None], b.images[made[j]][None])[0])
+
+    def masked(i: int, j: int) -> float:
+        both = b.masks[made[i]] | b.masks[made[j]]
+        return float(lpips.masked(b.images[made[i]][None], b.images[made[j]][None], both[None])[0])
+
+    pairs = {"most_pairs": options.pairs, "seed": options.seed}
+    varied, clusters = within_clusters(near[0][made], distance, **pairs)
+    varied_inside, _ = within_clusters(near[0][made], masked, **pairs)
+    return Score(
+        len(real), len(made), None if mean is None else 1000 * mean, None if std is None else 1000 * std,
+        None if few else fid(features[0][real], features[1][made]), varied, varied_inside, clusters, float(near[1][made].mean()),
+    )  # fmt: skip
