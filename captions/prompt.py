@@ -64,11 +64,11 @@ def parse_prompt(text: str, *, kind: str | None = None, place: Place | None = No
     found = _affirmed(lowered, list(vocabulary().find(lowered)))
     notes: list[str] = []
     said_kind = kind or _kind(lowered, found, notes)
-    looks = tuple(dict.fromkeys(each.term.name for each in found if each.term.category == "look"))
-    severity, thickness, size = (_first(found, category) for category in ("severity", "thickness", "size"))
+    looks = tuple(dict.fromkeys(each.term.name for each in found if each.term.category in ("look", "thickness")))
+    severity, size = (_first(found, category) for category in ("severity", "size"))
     piece = _first(found, "part")
     chosen = place if place is not None else _place(lowered, found, notes)
-    thick, long = _measures(lowered, None if thickness is None else float(thickness.term.facts["mm"]))
+    thick, long = _measures(lowered)
     area = None if size is None else size.term.facts["area"]
     spec = DefectSpec(
         kind=said_kind,
@@ -98,7 +98,7 @@ def english_prompt(spec: DefectSpec, line: str = "") -> str:
     if spec.thickness is not None:
         value = f"{spec.thickness:g} {spec.thickness_unit}"
         said.append(f"{value} ({thickness_word(spec.thickness)})" if spec.thickness_unit == "mm" else value)
-    said += list(spec.look)
+    said += [word for word in spec.look if spec.thickness is None or word != thickness_word(spec.thickness)]
     if spec.part:
         said.append(spec.part)
     where = spec.place.name.split(", ")[-1]
@@ -223,7 +223,7 @@ def _one_place(group: list[Found], halves: bool) -> Place | None:
     return place_at(row, column, edge="edge" in names, **({"band": _HALF} if whole_side else {}))
 
 
-def _measures(lowered: str, word_mm: float | None) -> tuple[tuple[float, str] | None, tuple[float, str] | None]:
+def _measures(lowered: str) -> tuple[tuple[float, str] | None, tuple[float, str] | None]:
     """Thickness and length, each with its unit: by the word beside the number, else the smaller number is the thickness."""
     thick: tuple[float, str] | None = None
     long: tuple[float, str] | None = None
@@ -244,8 +244,6 @@ def _measures(lowered: str, word_mm: float | None) -> tuple[tuple[float, str] | 
             thick = value
         elif long is None:
             long = value
-    if thick is None and word_mm is not None:
-        thick = (word_mm, "mm")
     return thick, long
 
 

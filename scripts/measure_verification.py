@@ -135,9 +135,8 @@ def measure(data: Path, again: dict[str, Again], count: int) -> None:
         row(name, each)
     for name, pairs in lines.items():
         recall, size = np.array(pairs).T
-        print(
-            f"  1 px line in {name}: recall {np.median(recall):.2f} (p10 {np.percentile(recall, 10):.2f}), label / line {np.median(size):.2f}"
-        )
+        low = np.percentile(recall, 10)
+        print(f"  1 px line in {name}: recall {np.median(recall):.2f} (p10 {low:.2f}), label / line {np.median(size):.2f}")
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from aoi.synth.score_material import Pictures
 
 _SHOWN = 48
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem;color:#222;background:#fff}"
-    "table{border-collapse:collapse}td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child{text-align:left}"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem auto;max-width:70rem;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse}td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child{text-align:left}"
     ".pairs{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;font-size:.75rem;width:208px}"
     "img{width:100px;height:100px;image-rendering:pixelated}"
 )

@@ -59,6 +59,11 @@ class DiffusionGenerator:
         """Jobs that are painted at once."""
         return self.settings.batch_size
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done for lack of memory, and the like; of an opened checkpoint."""
+        return self.inpainter.notes if "inpainter" in vars(self) else ()
+
     @cached_property
     def inpainter(self) -> Inpainter:
         """The checkpoint, opened when it is first needed."""

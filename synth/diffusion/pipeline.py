@@ -81,8 +81,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def _load(folder: Path, name: str, dtype: torch.dtype, *, safety: bool) -> Any:
+    import diffusers
+    import transformers
     from diffusers import AutoPipelineForInpainting
 
+    for library in (diffusers.utils.logging, transformers.utils.logging):  # bars are the command line's business
+        library.disable_progress_bar()
     without = {} if safety else {"safety_checker": None, "requires_safety_checker": False}
     try:
         with warnings.catch_warnings():

@@ -17,7 +17,8 @@ from aoi.captions.prompt import explain_prompts, parse_prompt
 from aoi.captions.vocabulary import FAMILIES, KINDS, shape_of, vocabulary
 from aoi.errors import ConfigError
 
-LABELLED = [json.loads(line) for line in (Path(__file__).parent / "labelled_captions.jsonl").read_text(encoding="utf-8").splitlines()]
+HERE = Path(__file__).parent
+LABELLED = [json.loads(line) for line in (HERE / "labelled_captions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_of_the_labelled_captions_that_name_a_place_nearly_all_yield_it():
@@ -31,10 +32,21 @@ def test_of_the_labelled_captions_that_name_a_place_nearly_all_yield_it():
     assert sum(kinds) >= 95
 
 
+def test_the_same_of_a_hundred_labelled_by_somebody_who_had_not_seen_the_parser():
+    """Labels name a piece behind the place, as `upper left head`, and a tail end as a tip."""
+    rows = [json.loads(line) for line in (HERE / "labelled_captions_blind.jsonl").read_text(encoding="utf-8").splitlines()]
+    named = [row for row in rows if row["places"]]
+    pieces = re.compile(r" ?\b(head|neck|tip|thread|shank)\b")
+    right = [parse_prompt(row["caption"]).place.name.split(", ")[-1] == pieces.sub("", row["places"][0]) for row in named]
+    assert (len(rows), len(named)) == (100, 98)
+    assert sum(right) >= 0.95 * len(named)
+    assert all(parse_prompt(row["caption"]).place.is_anywhere for row in rows if not row["places"])
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "place", "severity", "thickness"),
     [
-        ("在螺丝顶部生成一处细划痕 (thin scratch on the screw head, slight)", "scratch", "head", 0.2, 0.1),
+        ("在螺丝顶部生成一处细划痕 (thin scratch on the screw head, slight)", "scratch", "head", 0.2, None),
         ("rust at the bottom right edge, severe", "corrosion", "lower right edge", 0.9, None),
         ("0.1mm scratch, upper left of the head", "scratch", "head, upper left", None, 0.1),
         ("0.05 cm wide crack", "crack", "anywhere", None, 0.5),
@@ -85,6 +97,13 @@ def test_nothing_but_an_empty_sentence_is_refused(text):
     spec = parse_prompt(text)
     assert spec.kind in KINDS
     assert estimated_tokens(spec.prompt) <= 77 or " " not in spec.prompt
+
+
+def test_a_thickness_without_a_number_is_a_look():
+    assert (parse_prompt("a thin crack").look, parse_prompt("细裂纹").look) == (("thin",), ("thin",))
+    assert parse_prompt("a thin crack").prompt == "crack, thin: a thin crack"
+    assert parse_prompt("0.1 mm thin crack, 3 mm long").prompt.startswith("crack, 0.1 mm (thin), long: ")
+    assert parse_prompt("0.1 mm wide crack, 3 mm long").length == 3
 
 
 def test_what_is_not_understood_is_said():
