@@ -14,6 +14,8 @@ from aoi.data.images import read_image
 from aoi.data.progress import Progress, silent, tracked
 from aoi.errors import DataError
 
+_LEARNT = "training_images.jsonl"
+"""What `aoi synth train` writes beside a model: the real images it learnt from or was chosen on."""
 SHOWN = 5
 """Pairs named in an error."""
 
@@ -83,6 +85,31 @@ def check_sources(manifest: Path, test: Contents, train: Contents) -> None:
         raise _leak("a synthetic defect was drawn on a test image", leaked)
     if strangers:
         raise _leak("a synthetic defect was drawn on an image outside train/good", strangers)
+
+
+def check_learnt(manifest: Path, test: Contents) -> None:
+    """Stop a run whose synthetic defects come from a generator that learnt from, or was chosen on, a test image.
+
+    Args:
+        manifest: `manifest.jsonl` of the synthetic data set; its rows name the checkpoint and the adapters.
+        test: contents of the test images.
+
+    Raises:
+        DataError: naming the pairs.
+    """
+    named: set[str] = set()
+    for row in read_jsonl(manifest):
+        if row.get("accepted"):
+            named |= {str(each) for each in (row.get("model"), *row.get("parameters", {}).get("adapters", ())) if each}
+    leaked = []
+    for model in sorted(named):
+        for folder in (Path(model), Path(model).parent):  # beside the checkpoint's folder, or inside it
+            listed = folder / _LEARNT
+            if listed.is_file():
+                rows = read_jsonl(listed)
+                leaked += [(Path(row["image"]), test.owners[row["source_pixels"]]) for row in rows if row["source_pixels"] in test.owners]
+    if leaked:
+        raise _leak("the generator learnt from a test image", leaked)
 
 
 def _leak(what: str, pairs: list[tuple[Path, Path]]) -> DataError:

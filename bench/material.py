@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aoi.bench.leaks import Contents, check_disjoint, check_sources, contents
+from aoi.bench.leaks import Contents, check_disjoint, check_learnt, check_sources, contents
 from aoi.bench.plan import Plan
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl
@@ -128,6 +128,7 @@ def synth_images(
     options = GenerateOptions(generator=generator, count=plan.count, seed=seed, size=plan.image_size, textures=plan.textures)
     report = generate_dataset(real.train.paths, out, options, progress=progress)
     check_sources(report.manifest, real.test_contents, real.train_contents)
+    check_learnt(report.manifest, real.test_contents)
     rows = [row for row in read_jsonl(report.manifest) if row.get("accepted")]
     if len(rows) < 2:
         raise DataError(f"{generator} made {len(rows)} defects on {real.name}", hint=f"{report.manifest} says why the others were refused")

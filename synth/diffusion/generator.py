@@ -19,7 +19,7 @@ from aoi.synth.change import refined_mask
 from aoi.synth.diffusion.crop import Square, fade, repaint_mask, square_around
 from aoi.synth.diffusion.guidance import set_guidance_mask, step_done
 from aoi.synth.diffusion.injection import MaskGuidedInjection
-from aoi.synth.diffusion.pipeline import Inpainter, open_inpainter
+from aoi.synth.diffusion.pipeline import Inpainter, lora_and_weight, open_inpainter
 from aoi.synth.diffusion.prompts import encode_prompts, perturbed
 from aoi.synth.diffusion.settings import DiffusionSettings, strength_of
 from aoi.synth.region import Region
@@ -199,7 +199,13 @@ class DiffusionGenerator:
     def _told(self, canvas: _Canvas) -> dict[str, Any]:
         """What the picture was made with, JSON-ready."""
         settings, shape = self.settings, canvas.job.shape
-        model = {"model": self.inpainter.name, "model_fingerprint": self.inpainter.fingerprint, "prompt_sent": canvas.prompt}
+        model: dict[str, Any] = {
+            "model": self.inpainter.name,
+            "model_fingerprint": self.inpainter.fingerprint,
+            "prompt_sent": canvas.prompt,
+        }
+        if settings.loras:
+            model["adapters"] = [str(lora_and_weight(given)[0]) for given in settings.loras]
         drawn = {"strength": round(canvas.strength, 4), "crop": canvas.square.as_list(), "seeds": list(canvas.seeds)}
         told = {"steps": settings.steps, "guidance": settings.guidance, "gpp": settings.gpp, "mgni": settings.mgni, "sag": settings.sag}
         return {**model, **drawn, **told, "outline": None if shape is None else shape.family}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aoi.bench.couplings import strictly_below, youden_threshold
-from aoi.bench.leaks import check_sources, contents
+from aoi.bench.leaks import check_learnt, check_sources, contents
 from aoi.bench.measure import pixel_f1
 from aoi.bench.plan import Arm
 from aoi.bench.results import aggregate
@@ -78,3 +78,24 @@ def test_defects_drawn_on_test_images_or_strangers_stop_the_run(drawn_on, words,
         check_sources(manifest, hashes["test"], hashes["train"])
     assert "000000.png" in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("named", ["model", "adapter"])
+def test_a_generator_that_learnt_from_a_test_image_stops_the_run(named, tmp_path, rng):
+    path = tmp_path / "test" / "000.png"
+    write_image(path, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    test = contents([path])
+    model = tmp_path / "generator" / "model"
+    model.mkdir(parents=True)
+    learnt = tmp_path / "generator" / "training_images.jsonl"
+    row = {"accepted": True, "image": "test/x/0.png", "model": str(model) if named == "model" else "sd2", "parameters": {}}
+    if named == "adapter":
+        row["parameters"] = {"adapters": [str(model)]}
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps(row) + "\n")
+    learnt.write_text(json.dumps({"image": "elsewhere.png", "source_pixels": "0" * 64}) + "\n")
+    check_learnt(manifest, test)
+    learnt.write_text(json.dumps({"image": "copy.png", "source_pixels": list(test.owners)[1]}) + "\n")
+    with pytest.raises(DataError, match="learnt from a test image") as caught:
+        check_learnt(manifest, test)
+    assert "copy.png" in caught.value.message
