@@ -23,6 +23,7 @@ from aoi.synth.training.learner import Average, Learner, Perturbation
 from aoi.synth.training.options import TrainOptions
 from aoi.synth.training.pretrained import (
     add_adapters,
+    base_name,
     grid_of,
     latents_of,
     open_checkpoint,
@@ -262,6 +263,6 @@ class Finetuning:
         with self.average.applied():
             if options.preset == "lora":
                 notes = {"rank": options.rank, "alpha": options.alpha, "steps": self.step, "gpp": options.gpp, "mgni": options.mgni}
-                write_adapter(self.out / MODEL, self.pipeline, str(options.model), notes)
+                write_adapter(self.out / MODEL, self.pipeline, base_name(options.model), notes)
             else:
                 write_checkpoint(self.out / MODEL, self.pipeline)

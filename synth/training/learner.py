@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aoi.synth.training.objective import injected, target_of, weighted_error, with_noise
+from aoi.synth.training.objective import injected_before, target_of, weighted_error, with_noise
 from aoi.synth.training.pretrained import trained
 
 
@@ -49,7 +49,7 @@ class Learner(nn.Module):
         noisy = with_noise(latents, _normal(latents, generator), abar)
         if self.perturbation.mgni:
             amplitude = (self.perturbation.mgni * torch.rand(len(latents), generator=generator)).to(latents)
-            noisy = injected(noisy, masks, times, self.alphas, amplitude, _normal(latents, generator))
+            noisy = injected_before(noisy, masks, times, self.alphas, amplitude, _normal(latents, generator))
         target = target_of(self.kind, latents, noisy, abar)
         words = self.text_encoder(ids)[0]
         if self.perturbation.gpp:

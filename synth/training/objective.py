@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from aoi.errors import ModelError
+from aoi.synth.diffusion.injection import injected, posterior_variance
 
 INSIDE, OBJECT, BACKGROUND = 0.5, 0.2, 0.3
 """Weight of the masked defect, of the whole object behind random boxes, and there of what is not the defect (DefectFill, CVPR 2025,
@@ -39,17 +40,7 @@ def with_noise(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
     return abar.sqrt().view(-1, 1, 1, 1) * latents + (1 - abar).sqrt().view(-1, 1, 1, 1) * noise
 
 
-def posterior_variance(abar_before: Tensor, abar: Tensor) -> Tensor:
-    """Variance of one reverse step from `abar_before` to the less noisy `abar` (Ho et al., NeurIPS 2020, eq. 7), which scales MAGIC's
-    mask-guided noise (arXiv 2507.02314).
-
-    Args:
-        abar_before, abar: N, cumulative alphas in [0, 1), `abar > abar_before`.
-    """
-    return (1 - abar) / (1 - abar_before) * (1 - abar_before / abar)
-
-
-def injected(
+def injected_before(
     noisy: Tensor, masks: Tensor, times: Tensor, alphas: Tensor, amplitude: Tensor, noise: Tensor, *, steps: int = 50, stop: int = 20
 ) -> Tensor:
     """Noisy latents as the sampler meets them after a step with mask-guided noise injection (MAGIC, arXiv 2507.02314).
@@ -69,7 +60,7 @@ def injected(
     before = times + stride
     reached = (before < len(alphas)) & (before >= stride * (steps - stop))
     variance = posterior_variance(alphas[before.clamp_max(len(alphas) - 1)], alphas[times]) * amplitude * reached
-    return noisy + variance.clamp_min(0).sqrt().view(-1, 1, 1, 1) * masks * noise
+    return injected(noisy, masks, noise, variance.clamp_min(0).sqrt())
 
 
 def inside_weights(truths: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aoi.data.files import atomic_folder, write_json
-from aoi.errors import ConfigError, ModelError
+from aoi.errors import ModelError
 
 _UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 _TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -17,24 +17,28 @@ ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 def open_checkpoint(model: str | None, dtype: torch.dtype) -> Any:
-    """An inpainting pipeline with a 9-channel UNet and one text encoder, from a folder or from what was fetched of the hub before.
+    """An inpainting pipeline with a 9-channel UNet and one text encoder; nothing is downloaded.
+
+    Args:
+        model: a folder, a name of the catalogue or of the hub's cache; None takes the catalogue's default.
+        dtype: of its weights.
 
     Raises:
-        ConfigError: no model is named.
-        ModelError: nothing of that name is here, or it is another sort of model.
+        ModelError: nothing of that name is here, it is pickled, or it is another sort of model.
     """
-    if not model:
-        raise ConfigError("no checkpoint to go on from", hint="give --model FOLDER_OR_NAME, or --preset tiny to train from scratch")
     from diffusers import AutoPipelineForInpainting
 
+    from aoi.synth.diffusion.catalogue import locate_model
+
+    model, folder = locate_model(model)
     try:
         pipeline = AutoPipelineForInpainting.from_pretrained(
-            model, local_files_only=True, safety_checker=None, requires_safety_checker=False
+            str(folder), local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False
         )
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # diffusers, transformers and safetensors each have their own
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{model} cannot be opened as an inpainting checkpoint: {reason}", hint="name a diffusers folder, or fetch it: aoi models fetch"
+            f"{model} cannot be opened as an inpainting checkpoint: {reason}", hint="fetch it again, or choose one of `aoi models list`"
         ) from error
     pipeline.to(dtype)
     unet, text, vae = (getattr(pipeline, name, None) for name in ("unet", "text_encoder", "vae"))
@@ -47,6 +51,13 @@ def open_checkpoint(model: str | None, dtype: torch.dtype) -> Any:
             hint="choose an inpainting checkpoint: aoi models list",
         )
     return pipeline
+
+
+def base_name(model: str | None) -> str:
+    """What `--model` is to be called with beside an adapter: as it was given, or the catalogue's default."""
+    from aoi.synth.diffusion.catalogue import locate_model
+
+    return model or locate_model(None)[0]
 
 
 def grid_of(pipeline: Any) -> int:

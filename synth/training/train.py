@@ -67,9 +67,10 @@ def train(dataset: Path, out: Path, options: TrainOptions | None = None, *, prog
         report = TrainReport(out, out / MODEL, figures, time.perf_counter() - began)
     else:
         from aoi.synth.training.finetune import MODEL, finetune
+        from aoi.synth.training.pretrained import base_name
 
         figures = finetune(dataset, out, options, progress=progress)
-        base = options.model if options.preset == "lora" else None
+        base = base_name(options.model) if options.preset == "lora" else None
         report = TrainReport(out, out / MODEL, figures, time.perf_counter() - began, base)
     write_json(out / "report.json", report.as_dict())
     return report

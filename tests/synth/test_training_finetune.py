@@ -202,3 +202,27 @@ def test_float16_on_a_processor_is_refused_before_anything_is_read(dataset, chec
 def test_sizes_that_do_not_fit_the_grid_are_refused(dataset, checkpoint, tmp_path):
     with pytest.raises((ConfigError, ModelError), match="33"):
         train(dataset, tmp_path / "out", _options(checkpoint, size=33))
+
+
+def test_a_caption_table_gives_the_sentences(dataset, checkpoint, tmp_path, monkeypatch):
+    from aoi.synth.training import crops, finetune
+
+    table = tmp_path / "captions.csv"
+    rows = [f"test/scratch/{i:03d}.png,a hairline scratch number {i}" for i in range(6)]
+    table.write_text("path,caption\n" + "\n".join(rows) + "\n")
+    said, tokens = [], finetune.token_ids
+    monkeypatch.setattr(finetune, "token_ids", lambda pipeline, captions: said.extend(captions) or tokens(pipeline, captions))
+    monkeypatch.setattr(crops, "_OWN_CAPTIONS", 1.0)
+    train(dataset, tmp_path / "out", _options(checkpoint, steps=3, captions=table))
+    assert any(sentence.startswith("a hairline scratch number") for sentence in said)
+    assert not any(sentence.startswith("scratch") for sentence in said)
+    assert any(sentence.startswith("stain") for sentence in said)
+
+
+def test_generation_loads_the_adapter(dataset, checkpoint, tmp_path):
+    from aoi.synth.diffusion.pipeline import open_inpainter
+    from aoi.synth.diffusion.settings import DiffusionSettings
+
+    report = train(dataset, tmp_path / "out", _options(checkpoint, steps=2))
+    pipeline = open_inpainter(DiffusionSettings(model=str(checkpoint), loras=(str(report.model),))).pipeline
+    assert any("lora" in name for name, _ in pipeline.unet.named_parameters())

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from aoi.errors import ConfigError, ModelError
+from aoi.synth.diffusion.injection import posterior_variance
 from aoi.synth.training.crops import Picture
 from aoi.synth.training.examples import cells, draw_batch, random_boxes
 from aoi.synth.training.objective import (
     BACKGROUND,
-    injected,
+    injected_before,
     inside_weights,
     object_weights,
-    posterior_variance,
     target_of,
     weighted_error,
     with_noise,
@@ -61,7 +61,7 @@ def test_noise_is_injected_only_inside_the_mask_and_only_where_the_sampler_injec
     masks = torch.zeros(3, 1, 8, 8)
     masks[:, :, 2:5, 2:5] = 1
     times = torch.tensor([979, 600, 200])
-    found = injected(noisy, masks, times, scheduler.alphas_cumprod, torch.full((3,), 0.5), noise)
+    found = injected_before(noisy, masks, times, scheduler.alphas_cumprod, torch.full((3,), 0.5), noise)
     moved = (found - noisy).abs().amax(1, keepdim=True) > 0
     assert torch.equal(moved[:2], masks[:2].bool())
     assert not moved[2].any()
@@ -73,7 +73,7 @@ def test_noise_is_injected_only_inside_the_mask_and_only_where_the_sampler_injec
 def test_injected_noise_is_to_be_removed_like_any_other(scheduler, drawn):
     (latents, noise), times = drawn, torch.tensor([979, 800, 700])
     abar = scheduler.alphas_cumprod[times]
-    noisy = injected(
+    noisy = injected_before(
         with_noise(latents, noise, abar), torch.ones(3, 1, 8, 8), times, scheduler.alphas_cumprod, torch.ones(3), noise.flip(0)
     )
     said = target_of("epsilon", latents, noisy, abar)
