@@ -60,11 +60,11 @@ def train_autoencoder(
         optimiser.load_state_dict(state["optimiser"])
         step, before = int(state["step"]), float(state["seconds"])
     vae.train().to(memory_format=torch.channels_last)
-    clock = Clock(before)
+    clock, device = Clock(before), next(vae.parameters()).device
     while (spent := settings.budget.spent(step, clock.seconds)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = cosine_rate(settings.lr, step, spent)
-        batch = _squares(images, settings.batch, np.random.default_rng([settings.seed, step]))
+        batch = _squares(images, settings.batch, np.random.default_rng([settings.seed, step])).to(device)
         row = _step(vae, optimiser, batch, settings, lpips)
         step += 1
         progress("autoencoder", round(1000 * spent), 1000)
@@ -82,7 +82,7 @@ def _step(
     with torch.autocast(batch.device.type, torch.bfloat16):
         latents = vae.encode(batch).latents  # type: ignore[operator]
         back = vae.decode(latents).sample  # type: ignore[operator]
-        perceptual = lpips(batch, back).mean() if lpips is not None else torch.zeros(())
+        perceptual = lpips(batch, back).mean() if lpips is not None else torch.zeros((), device=batch.device)
     absolute = F.l1_loss(back.float(), batch)
     flat = latents.float().transpose(0, 1).flatten(1)
     untidy = (flat.mean(1).square() + (flat.std(1) - 1).square()).mean()
@@ -117,7 +117,7 @@ def _save(work: Path, vae: nn.Module, optimiser: torch.optim.Optimizer, step: in
 @torch.inference_mode()
 def psnr(vae: nn.Module, images: np.ndarray) -> float:
     """Peak signal-to-noise ratio of the round trip in dB over N×S×S×3 uint8 images."""
-    batch = as_tensor(images)
+    batch = as_tensor(images).to(next(vae.parameters()).device)
     back = vae.decode(vae.encode(batch).latents).sample.clamp(-1, 1)  # type: ignore[operator]
     error = float(((back - batch) / 2).square().mean())
     return round(10 * math.log10(1 / max(error, 1e-12)), 2)

@@ -63,11 +63,12 @@ def as_lessons(crops: Crops, vae: nn.Module, tokenizer: Any, *, progress: Progre
     """Encode every crop once; stage `latents`."""
     found: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(crops.images), 64):
-        images = as_tensor(crops.images[start : start + 64])
-        hidden = torch.from_numpy(crops.masks[start : start + 64])[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        device = next(vae.parameters()).device
+        images = as_tensor(crops.images[start : start + 64]).to(device)
+        hidden = torch.from_numpy(crops.masks[start : start + 64])[:, None].to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             pair = encode(vae, images), encode(vae, images * ~hidden)
-        found.append((pair[0].half(), pair[1].half()))
+        found.append((pair[0].half().cpu(), pair[1].half().cpu()))
         progress("latents", min(start + 64, len(crops.images)), len(crops.images))
     latents, masked = (torch.cat(each).contiguous() for each in zip(*found, strict=True))
     masks = torch.from_numpy(crops.masks[:, None, ::GRID, ::GRID].copy())
@@ -108,6 +109,7 @@ class Denoiser:
         self.networks = nn.ModuleDict({"unet": unet, "text": text_encoder})
         self.average = copy.deepcopy(self.networks).eval().requires_grad_(False)
         self.alphas, self.settings, self.step, self.seconds = alphas, settings, 0, 0.0
+        self.device = next(unet.parameters()).device
         decayed = [p for p in self.networks.parameters() if p.ndim > 1]
         plain = [p for p in self.networks.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}]
@@ -127,12 +129,13 @@ class Denoiser:
         times = torch.from_numpy(rng.integers(len(self.alphas), size=settings.batch))
         noise = torch.randn(latents.shape, generator=generator)
         noisy, target = noised(latents, noise, self.alphas[times])
-        with torch.autocast("cpu", torch.bfloat16):
-            words = self.networks["text"](ids)[0]
-            if settings.gpp:
-                words = words + settings.gpp * torch.randn(words.shape, generator=generator)
-            given = torch.cat([noisy, masks, masked], 1).to(memory_format=torch.channels_last)
-            predicted = self.networks["unet"](given, times, words).sample
+        given = torch.cat([noisy, masks, masked], 1).to(self.device, memory_format=torch.channels_last)
+        target, masks = target.to(self.device), masks.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            words = self.networks["text"](ids.to(self.device))[0]
+            if settings.gpp:  # drawn on the processor: the same on every device
+                words = words + settings.gpp * torch.randn(words.shape, generator=generator).to(words)
+            predicted = self.networks["unet"](given, times.to(self.device), words).sample
         return inpainting_loss(predicted.float(), target, masks, settings.outside).mean()
 
     @torch.no_grad()

@@ -37,6 +37,8 @@ class ProbeReport:
     """Accuracy by word on real held-back defects, and `all`: the most that can be hoped for."""
     painted: dict[str, float]
     """Accuracy by asked-for word on painted ones, and `all`."""
+    control: dict[str, float]
+    """The same read from the clean surfaces before anything was painted: what the mask's outline alone gives away."""
     counts: dict[str, int]
     """Painted pictures by word."""
     confusion: dict[str, dict[str, int]]
@@ -44,14 +46,16 @@ class ProbeReport:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"real": self.real, "painted": self.painted, "counts": self.counts, "confusion": self.confusion}
+        return {"real": self.real, "painted": self.painted, "control": self.control, "counts": self.counts, "confusion": self.confusion}
 
     def summary(self) -> str:
         """For people."""
-        lines = ["| word | real, held back | painted | pictures |", "|---|---:|---:|---:|"]
+        lines = ["| word | real, held back | painted | not painted | pictures |", "|---|---:|---:|---:|---:|"]
         for word in (*self.counts, "all"):
             count = self.counts.get(word, sum(self.counts.values()))
-            lines.append(f"| {word} | {self.real.get(word, float('nan')):.2f} | {self.painted[word]:.2f} | {count} |")
+            lines.append(
+                f"| {word} | {self.real.get(word, float('nan')):.2f} | {self.painted[word]:.2f} | {self.control[word]:.2f} | {count} |"
+            )
         return "\n".join(lines)
 
 
@@ -87,23 +91,24 @@ def read_words(
 
     shown = [crop(picture, size, rng) for picture in unseen]
     words = [picture.word for picture in unseen]
-    painted, masks = [], []
+    painted, grounds, masks = [], [], []
     for i, ((_, truth), picture) in enumerate(zip(shown, unseen, strict=True)):
         ground, _ = crop(good[int(rng.integers(len(good)))], size, rng)
         radius = np.ones((5, 5), np.uint8)
         mask = snapped(cv2.dilate(truth.astype(np.uint8), radius) > 0, GRID)
         painted.append(paint(ground, mask, caption(picture.word, picture.place, picture.severity, rng), seed + i))
+        grounds.append(ground)
         masks.append(truth)
         progress("probe", i + 1, len(unseen))
     read_real = probe([image for image, _ in shown], [mask for _, mask in shown])
-    read = probe(painted, masks)
+    read, unpainted = probe(painted, masks), probe(grounds, masks)
     if pictures is not None:
         _write_grid(pictures, words, [image for image, _ in shown], painted)
     confusion = {word: dict.fromkeys(sorted({*words, CLEAN}), 0) for word in sorted(set(words))}
     for asked, said in zip(words, read, strict=True):
         confusion[asked][said] = confusion[asked].get(said, 0) + 1
     counts = {word: words.count(word) for word in sorted(set(words))}
-    return ProbeReport(_accuracy(words, read_real), _accuracy(words, read), counts, confusion)
+    return ProbeReport(_accuracy(words, read_real), _accuracy(words, read), _accuracy(words, unpainted), counts, confusion)
 
 
 def _fit(

@@ -59,8 +59,12 @@ def train_tiny(dataset: Path, out: Path, options: TrainOptions, *, progress: Pro
     vae = build_vae(shape)
     text = build_text_encoder(shape, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     unet = build_unet(shape, options.pixels)
+    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu"
+    for network in (vae, text, unet):
+        network.to(device)
+    lpips = _lpips()
     first = AutoencoderSettings(Budget(options.vae_steps, options.vae_minutes), seed=options.seed)
-    found = train_autoencoder(vae, crops.images, work, first, lpips=_lpips(), progress=progress)
+    found = train_autoencoder(vae, crops.images, work, first, lpips=None if lpips is None else lpips.to(device), progress=progress)
     vae = vae.eval().requires_grad_(False)
     lessons = as_lessons(crops, vae, tokenizer, progress=progress)
     second = DenoiserSettings(
@@ -72,6 +76,8 @@ def train_tiny(dataset: Path, out: Path, options: TrainOptions, *, progress: Pro
         shown = draw_crops(judged, [], 2 * len(split.words), options.pixels, np.random.default_rng([options.seed, 2]), grid=GRID)
         watch = _watch(journal, denoiser, vae, tokenizer, shown, options)
         last = train_denoiser(denoiser, lessons, work, watch=watch, progress=progress)
+    for network in (vae, denoiser.average):
+        network.to("cpu")
     write_pipeline(out / MODEL, vae, denoiser.average["unet"], denoiser.average["text"], tokenizer_folder)
     return {"words": list(split.words), "images": counts(split), "crops": len(crops.images), "autoencoder": found, "denoiser": last}
 
