@@ -20,9 +20,11 @@ from aoi.errors import DataError
 from aoi.synth.training.split import RealDefect
 from aoi.synth.training.wording import CLEAN, caption, place_of, severity_of
 
-_THINNEST = 6.0
-"""Width in pixels of the crop that even a thin defect should have."""
-_LEAST_SIDE = 64
+_WIDTHS = (3.0, 12.0)
+"""Widths in pixels of the crop between which a thin defect is shown: as `square_around` frames it whole, and close up."""
+_LEAST_SIDE = 32.0
+_USUAL_SIDE = 96.0
+"""Pixels of the image; squares around defects smaller than this reach at least so far now and then."""
 _OWN_CAPTIONS = 0.7
 """How often a picture's own caption is used; the others keep the short prompts of the command line readable."""
 
@@ -152,9 +154,10 @@ def crop(picture: Picture, size: int, rng: np.random.Generator) -> tuple[np.ndar
     if picture.mask.any():
         rows, columns = np.flatnonzero(picture.mask.any(axis=1)), np.flatnonzero(picture.mask.any(axis=0))
         extent = int(max(np.ptp(rows), np.ptp(columns))) + 1
-        closest = thickness(picture.mask) * size / _THINNEST  # a crop as wide as this shows the defect `_THINNEST` pixels thick
-        side = extent * float(np.exp(rng.uniform(np.log(1.1), np.log(2.6))))
-        side = min(max(min(side, closest), float(_LEAST_SIDE)), float(top))
+        farthest, closest = (thickness(picture.mask) * size / width for width in _WIDTHS)
+        near = max(_LEAST_SIDE, min(1.1 * extent, closest))
+        far = max(near, min(max(2.6 * extent, _USUAL_SIDE), max(farthest, _LEAST_SIDE)))
+        side = min(float(np.exp(rng.uniform(np.log(near), np.log(far)))), float(top))
         inside = np.flatnonzero(picture.mask)
         spot = divmod(int(inside[rng.integers(len(inside))]), width)
         if side >= extent and rng.random() < 0.7:  # the whole defect is in

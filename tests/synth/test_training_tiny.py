@@ -96,11 +96,13 @@ def test_a_thin_line_is_looked_at_closely(rng):
     mask = np.zeros((400, 400), np.uint8)
     cv2.line(mask, (10, 200), (390, 210), 1, 3)
     picture = Picture(np.zeros((400, 400, 3), np.uint8), mask > 0, "crack")
-    for _ in range(20):
+    widths = []
+    for _ in range(40):
         _, truth = crop(picture, 128, rng)
         if truth.any():
-            widest = 2 * cv2.distanceTransform(truth.astype(np.uint8), cv2.DIST_L2, 3).max()
-            assert widest >= 4
+            widths.append(2 * cv2.distanceTransform(truth.astype(np.uint8), cv2.DIST_L2, 3).max())
+    assert min(widths) >= 2
+    assert max(widths) >= 8
 
 
 def test_words_are_drawn_alike_and_masks_hold_most_of_the_defect(tiles, rng):
