@@ -15,6 +15,8 @@ from aoi.captions.vocabulary import Found, kinds, vocabulary
 from aoi.errors import ConfigError
 
 _BETWEEN_WORDS = re.compile(r"(?:[\s,\-–/]|of|the|and|in|at|on|a|half|part|corner|side|section|area|edge|半|部|角|侧|的|方|边|面|处)*")
+_COMPARED = re.compile(r"[\s-]?(?:like|shaped|form|ish)\b|状|样")
+"""After a piece's word it says what the defect looks like, as in `thread-like`, and not where it is."""
 _HALF = 0.5
 _SEVERE = (0.35, 0.7)
 """Below the first a severity is said as slight, from the second on as severe."""
@@ -122,16 +124,14 @@ def _english_of(line: str) -> str:
 
 
 def _affirmed(lowered: str, found: list[Found]) -> list[Found]:
-    """`found` without kinds and looks that are denied: those between a negation and the end of its clause."""
+    """`found` without what is denied, between a negation and the end of its clause, and without pieces that are only compared with."""
     kept: list[Found] = []
     for each in found:
-        denied = any(
-            no.term.category == "negation"
-            and no.end <= each.start
-            and not re.search(r"[,.;:]|\bbut\b|而是|但", lowered[no.end : each.start])
-            for no in found
-        )
-        if each.term.category != "negation" and not (denied and each.term.category in ("kind", "look", "severity", "size")):
+        no_before = [no for no in found if no.term.category == "negation" and no.end <= each.start]
+        denied = any(not re.search(r"[,.;:]|\bbut\b|而是|但", lowered[no.end : each.start]) for no in no_before)
+        denied = denied and each.term.category in ("kind", "look", "severity", "size")
+        compared = each.term.category in ("part", "object") and _COMPARED.match(lowered, each.end)
+        if each.term.category != "negation" and not denied and not compared:
             kept.append(each)
     return _longest(kept)
 

@@ -33,14 +33,24 @@ def test_of_the_labelled_captions_that_name_a_place_nearly_all_yield_it():
 
 
 def test_the_same_of_a_hundred_labelled_by_somebody_who_had_not_seen_the_parser():
-    """Labels name a piece behind the place, as `upper left head`, and a tail end as a tip."""
+    """Direction and piece both count. Labels name the piece behind the direction, as `upper left head`, and a tail end as a tip.
+
+    94 of 98 when first run; three of the four that failed were a `thread-like` object, taken for the thread of a screw.
+    """
     rows = [json.loads(line) for line in (HERE / "labelled_captions_blind.jsonl").read_text(encoding="utf-8").splitlines()]
     named = [row for row in rows if row["places"]]
-    pieces = re.compile(r" ?\b(head|neck|tip|thread|shank)\b")
-    right = [parse_prompt(row["caption"]).place.name.split(", ")[-1] == pieces.sub("", row["places"][0]) for row in named]
+    right = [parse_prompt(row["caption"]).place.name == _as_place(row["places"][0]) for row in named]
     assert (len(rows), len(named)) == (100, 98)
     assert sum(right) >= 0.95 * len(named)
     assert all(parse_prompt(row["caption"]).place.is_anywhere for row in rows if not row["places"])
+
+
+def _as_place(label: str) -> str:
+    piece = re.search(r" ?\b(head|neck|tip|thread|shank)\b", label)
+    if piece is None:
+        return label
+    rest = label.replace(piece.group(), "")
+    return ", ".join(filter(None, [{"tip": "tail"}.get(piece.group(1), piece.group(1)), rest]))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +65,8 @@ def test_the_same_of_a_hundred_labelled_by_somebody_who_had_not_seen_the_parser(
         ("two holes in the centre", "hole", "centre", None, None),
         ("thread damage", "thread damage", "anywhere", None, None),
         ("a crack in the thread", "crack", "thread", None, None),
+        ("a thread-like foreign object, lower left", "contamination", "lower left", None, None),
+        ("左下有螺纹状划痕", "scratch", "lower left", None, None),
         ("Wrong color on the right side", "discoloration", "right", None, None),
     ],
 )
