@@ -130,14 +130,14 @@ class DiffusionGenerator:
         seeds = [seed for canvas in canvases for seed in canvas.seeds]
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
         extra = [torch.Generator().manual_seed(seed ^ 0x5EED) for seed in seeds]
-        guided = settings.guidance > 1
+        guided = inpainter.guidance > 1
         words, negative = encode_prompts(
             pipeline, [canvas.prompt for canvas in canvases for _ in range(each)], settings.negative_prompt, guided=guided
         )
         words = perturbed(words, settings.gpp, extra)
         images = np.repeat(np.stack([canvas.clean for canvas in canvases]), each, axis=0)
         masks = np.repeat(np.stack([canvas.repainted for canvas in canvases]), each, axis=0)
-        steps = max(settings.steps, int(np.ceil(1 / strength)))
+        steps = max(inpainter.steps, int(np.ceil(1 / strength)))
         taken = max(1, min(int(steps * strength), steps))
         self._prepare_guidance(masks, taken)
         on_step = self._on_step(own, extra, seeds, taken)
@@ -152,7 +152,7 @@ class DiffusionGenerator:
                 width=images.shape[2],
                 strength=strength,
                 num_inference_steps=steps,
-                guidance_scale=settings.guidance,
+                guidance_scale=inpainter.guidance,
                 generator=own,
                 output_type="np",
                 callback_on_step_end=on_step,
@@ -198,16 +198,16 @@ class DiffusionGenerator:
 
     def _told(self, canvas: _Canvas) -> dict[str, Any]:
         """What the picture was made with, JSON-ready."""
-        settings, shape = self.settings, canvas.job.shape
+        settings, inpainter, shape = self.settings, self.inpainter, canvas.job.shape
         model: dict[str, Any] = {
-            "model": self.inpainter.name,
-            "model_fingerprint": self.inpainter.fingerprint,
+            "model": inpainter.name,
+            "model_fingerprint": inpainter.fingerprint,
             "prompt_sent": canvas.prompt,
         }
         if settings.loras:
             model["adapters"] = [str(lora_and_weight(given)[0]) for given in settings.loras]
         drawn = {"strength": round(canvas.strength, 4), "crop": canvas.square.as_list(), "seeds": list(canvas.seeds)}
-        told = {"steps": settings.steps, "guidance": settings.guidance, "gpp": settings.gpp, "mgni": settings.mgni, "sag": settings.sag}
+        told = {"steps": inpainter.steps, "guidance": inpainter.guidance, "gpp": settings.gpp, "mgni": settings.mgni, "sag": settings.sag}
         return {**model, **drawn, **told, "outline": None if shape is None else shape.family}
 
     def _scores(self, canvas: _Canvas, candidates: np.ndarray) -> tuple[np.ndarray, str]:

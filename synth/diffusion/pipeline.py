@@ -16,6 +16,9 @@ from aoi.synth.diffusion.guidance import with_adaptive_guidance
 from aoi.synth.diffusion.settings import DiffusionSettings
 
 _INDEX = "model_index.json"
+ADVICE = "aoi.json"
+"""File beside a checkpoint's index with the `steps` and `guidance` it paints best with."""
+_USUAL = {"steps": 50, "guidance": 7.5}
 _SLACK = 2.5 * 2**30
 """Bytes that one picture's activations take beside the weights, roughly."""
 
@@ -34,6 +37,10 @@ class Inpainter:
     """Pixels a side that one latent stands for."""
     resolution: int
     """Side of the pictures it was trained on, pixels."""
+    steps: int
+    """Denoising steps."""
+    guidance: float
+    """How closely the words are followed."""
     notes: tuple[str, ...] = ()
     """What was done for lack of memory, and the like."""
 
@@ -61,7 +68,21 @@ def open_inpainter(settings: DiffusionSettings) -> Inpainter:
     pipeline.set_progress_bar_config(disable=True)
     grid = int(pipeline.vae_scale_factor)
     resolution = int(getattr(pipeline.unet.config, "sample_size", None) or 64) * grid
-    return Inpainter(with_adaptive_guidance(pipeline), name, fingerprint(folder), grid, resolution, notes)
+    advice = _advice(folder)
+    steps = settings.steps if settings.steps is not None else int(advice["steps"])
+    guidance = settings.guidance if settings.guidance is not None else advice["guidance"]
+    return Inpainter(with_adaptive_guidance(pipeline), name, fingerprint(folder), grid, resolution, steps, guidance, notes)
+
+
+def _advice(folder: Path) -> dict[str, float]:
+    """What the checkpoint paints best with, the usual values where it does not say."""
+    path = folder / ADVICE
+    said = read_json(path, hint="fetch the checkpoint again, or delete the file") if path.is_file() else {}
+    known = {name: said.get(name, usual) for name, usual in _USUAL.items()} if isinstance(said, dict) else {}
+    right = [isinstance(value, int | float) and 1 <= value <= 1000 for value in known.values()]
+    if not right or not all(right):
+        raise ModelError(f"{path} is damaged: it gives no usable steps and guidance", hint="fetch the checkpoint again, or delete the file")
+    return known
 
 
 def _check_folder(folder: Path) -> None:

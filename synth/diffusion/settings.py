@@ -20,10 +20,10 @@ class DiffusionSettings:
     """A folder in diffusers' layout, a name of `aoi models list`, or a hub name fetched before; None takes the catalogue's default."""
     loras: tuple[str, ...] = ()
     """Adapters on top: folders or files, each with `:WEIGHT` behind it if it is not 1."""
-    steps: int = 50
-    """Denoising steps (DDIM)."""
-    guidance: float = 7.5
-    """How closely the words are followed; 1 is not at all."""
+    steps: int | None = None
+    """Denoising steps (DDIM); None takes what the checkpoint's `aoi.json` advises, or 50."""
+    guidance: float | None = None
+    """How closely the words are followed; 1 is not at all. None takes what the checkpoint's `aoi.json` advises, or 7.5."""
     strength: float | None = None
     """0 (nothing changes) to 1 (painted anew); None follows the severity asked for, see `strength_of`."""
     negative_prompt: str = ""
@@ -72,7 +72,7 @@ class DiffusionSettings:
             ("context", self.context, 0, 10),
             ("feather", self.feather, 0, 64),
         ):
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ConfigError(f"{name} is {value}", hint=f"give a number from {low} to {high}")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ConfigError(f"--strength is {self.strength}", hint="give a number above 0 and up to 1")

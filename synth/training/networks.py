@@ -24,6 +24,8 @@ GRID = 4
 """Pixels a side that one latent stands for."""
 TOKENS = 24
 """Positions of the text encoder."""
+STEPS, GUIDANCE = 30, 3.0
+"""What such a small pipeline is painted with; a larger guidance than 3 burns the colours out."""
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
@@ -172,6 +174,7 @@ def write_pipeline(out: Path, vae: nn.Module, unet: nn.Module, text_encoder: nn.
             shutil.copyfile(tokenizer / name, part / "tokenizer" / name)
         write_text(part / "tokenizer" / "tokenizer_config.json", json.dumps(_tokenizer_config(), indent=1))
         write_text(part / "model_index.json", json.dumps(_index(), indent=1))
+        write_text(part / "aoi.json", json.dumps({"steps": STEPS, "guidance": GUIDANCE}))
 
 
 def _tokenizer_config() -> dict[str, Any]:

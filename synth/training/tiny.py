@@ -22,6 +22,7 @@ from aoi.synth.training.crops import Crops, draw_crops, read_defects, read_good
 from aoi.synth.training.denoiser import Denoiser, DenoiserSettings, Watch, as_lessons, train_denoiser
 from aoi.synth.training.networks import (
     GRID,
+    GUIDANCE,
     TinyShape,
     build_scheduler,
     build_text_encoder,
@@ -99,7 +100,7 @@ def _watch(journal: Journal, denoiser: Denoiser, vae: nn.Module, tokenizer: Any,
     def note(step: int, loss: float) -> None:
         journal.scalars(step, {"loss": loss})
         if step % options.sample_every == 0:
-            made = repaint(pipeline, shown, steps=20, guidance=3.0, seed=options.seed)
+            made = repaint(pipeline, shown, steps=20, guidance=GUIDANCE, seed=options.seed)
             journal.picture(step, side_by_side([shown.images, made], shown.masks))
 
     return note

@@ -186,3 +186,19 @@ def test_the_catalogue_knows_licences_and_downloads_nothing_unasked(monkeypatch,
 def test_what_training_wrote_is_found_one_folder_below(tiny_inpainting, tmp_path):
     copied(tiny_inpainting, tmp_path / "out" / "model")
     assert locate_model(str(tmp_path / "out")) == (str(tmp_path / "out"), tmp_path / "out" / "model")
+
+
+def test_a_checkpoint_may_say_what_it_paints_best_with(tiny_inpainting, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_inpainting, folder)
+    (folder / "aoi.json").unlink(missing_ok=True)
+    usual = open_inpainter(DiffusionSettings(model=str(folder)))
+    assert (usual.steps, usual.guidance) == (50, 7.5)
+    (folder / "aoi.json").write_text('{"steps": 7, "guidance": 2.5}')
+    advised = open_inpainter(DiffusionSettings(model=str(folder)))
+    told = open_inpainter(DiffusionSettings(model=str(folder), guidance=1.0))
+    assert (advised.steps, advised.guidance) == (7, 2.5)
+    assert (told.steps, told.guidance) == (7, 1.0)
+    (folder / "aoi.json").write_text('{"guidance": "much"}')
+    with pytest.raises(ModelError, match="damaged"):
+        open_inpainter(DiffusionSettings(model=str(folder)))
