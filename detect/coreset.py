@@ -8,10 +8,14 @@ import numpy as np
 import torch
 
 from aoi.data.progress import Progress, silent
+from aoi.detect.neighbours import TILE, Points
 
-POOL_RANGE = (512, 16384)
-"""Fewest and most candidates refreshed together. A pool that gives few choices doubles, one that gives many halves: the best size
-depends on the data (measured on 218k×384 patches, 1 %: 57 s at 256, 10 s at 768, 2.5 s at 2048 and 8192)."""
+POOL, SUBPOOL = 4096, 384
+"""Candidates whose bounds are refreshed together, and of those the ones that plain greedy runs on; the second fits a core's cache."""
+_ROWS = 2048
+"""Points converted to float64 at once."""
+_BLIND = 32
+"""Choices made on a GPU before the host looks how many of them were right."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,108 +25,139 @@ class Coreset:
     indices: np.ndarray
     """k int64, in the order of choosing."""
     radius: float
-    """Largest distance from any point to its nearest chosen one, an upper bound that is exact at the last choice."""
+    """Largest distance from any point to its nearest chosen one."""
 
 
-def greedy_k_center(points: torch.Tensor, k: int, *, start: int, progress: Progress = silent) -> Coreset:
+def greedy_k_center(
+    points: torch.Tensor, k: int, *, start: int, coarse: bool | None = None, blind: int | None = None, progress: Progress = silent
+) -> Coreset:
     """Choose k points, each the farthest from those before it (Gonzalez 1985; PatchCore, arXiv 2106.08265, algorithm 1).
 
-    A distance to the chosen set only ever shrinks, so a stale distance is an upper bound. The points with the largest bounds
-    form a pool; their bounds are made exact with one matrix product against the centres they missed; then plain greedy runs inside the
-    pool for as long as its farthest point is at least as far as the best bound outside. The choice equals the plain
-    algorithm's, up to ties and float32 rounding, without its k passes over all points.
+    A distance to the chosen set only ever shrinks, so a stale distance is an upper bound. The points with the largest bounds form a
+    pool, whose bounds are made exact with matrix products against only the centres they missed; inside the pool the same is done once
+    more with a smaller one, on which plain greedy runs for as long as its farthest point is at least as far as the best bound outside.
+    Products may be taken in bfloat16: they only name the centres that can be the nearest, whose distances are then computed in float64
+    from the differences. The choice equals the plain algorithm's in float64, up to ties.
 
     Args:
-        points: N×D float32, on any device.
+        points: N×D of any float dtype, on any device; may be memory-mapped, and is never copied as a whole.
         k: how many to choose, 1 ≤ k ≤ N.
         start: index of the first choice.
+        coarse: whether products are taken in bfloat16; None where the hardware is faster at it.
+        blind: choices made before the host looks whether they were right; None for 1 on a processor, 32 on a GPU.
         progress: called with stage `coreset`.
     """
     if k == len(points):
         return Coreset(np.arange(k), 0.0)
-    points = points - points.mean(0, keepdim=True)  # smaller norms, smaller cancellation in the expanded distance
-    norms = points.square().sum(1)
-    bounds = torch.cat([(part.double() - points[start].double()).square().sum(1) for part in torch.split(points, 65536)])
-    seen = torch.ones(len(points), dtype=torch.int64, device=points.device)
-    chosen = torch.empty(k, dtype=torch.int64, device=points.device)
-    chosen[0], count, pool_size = start, 1, 2048
-    bounds[start] = -1.0  # never chosen twice, not even among duplicates
-    while count < k:
-        progress("coreset", count, k)
-        before = count
-        count = _grow(points, norms, bounds, seen, chosen, count, pool_size)
-        if count - before < 8:
-            pool_size = min(pool_size * 2, POOL_RANGE[1])
-        elif count - before > 64:
-            pool_size = max(pool_size // 2, POOL_RANGE[0])
+    selection = _Selection(points, k, start, coarse=coarse, blind=blind or (_BLIND if points.is_cuda else 1))
+    while selection.count < k:
+        progress("coreset", selection.count, k)
+        selection.grow()
     progress("coreset", k, k)
-    return Coreset(chosen.cpu().numpy(), _radius(points, norms, bounds, seen, chosen))
+    return Coreset(selection.chosen.cpu().numpy(), selection.radius())
 
 
-def _grow(
-    points: torch.Tensor, norms: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor, chosen: torch.Tensor, count: int, pool_size: int
-) -> int:
-    """Refresh one pool and choose from it while that is provably right; returns the new count."""
-    size = min(pool_size, len(points) - 1)
-    best, order = bounds.topk(size + 1)
-    pool, outside = order[:size], float(best[size])
-    distance = _refresh(points, norms, bounds, seen, chosen, pool, count)
-    members = points[pool].double()
-    member_norms = members.square().sum(1)
-    k = len(chosen)
-    while count < k:
-        farthest = int(distance.argmax())
-        if float(distance[farthest]) < outside:
-            break
-        chosen[count] = pool[farthest]
-        affinity = members @ members[farthest]
-        distance = torch.minimum(distance, (member_norms + member_norms[farthest] - 2 * affinity).clamp_min_(0))
-        distance[farthest] = -1.0
-        count += 1
-    bounds[pool] = distance
-    seen[pool] = count
-    return count
+class _Selection:
+    """Centres chosen so far, and an upper bound of every point's distance to them."""
 
+    def __init__(self, points: torch.Tensor, k: int, start: int, *, coarse: bool | None, blind: int) -> None:
+        device, (total, depth) = points.device, points.shape
+        self.points, self.k, self.blind = points, k, blind
+        sums = torch.zeros(depth, dtype=torch.float64, device=device)
+        for part in torch.split(points, _ROWS):
+            sums += part.double().sum(0)
+        self.mean = (sums / total).float()  # smaller norms, smaller cancellation in the expanded distance
+        self.centres = Points(k, depth, device, coarse=coarse)
+        self.chosen = torch.empty(k, dtype=torch.int64, device=device)
+        self.bounds = torch.empty(total, dtype=torch.float64, device=device)
+        """Squared distances; -1 for what is chosen, so that nothing is chosen twice, not even among duplicates."""
+        self.seen = torch.ones(total, dtype=torch.int32, device=device)
+        """How many centres the bound of each point accounts for."""
+        first = torch.tensor([start], device=device)
+        self._take(first, self.rows(first))
+        for at in range(0, total, _ROWS):
+            part = slice(at, at + _ROWS)
+            self.bounds[part] = ((points[part].float() - self.mean).double() - self.centres.values[0].double()).square().sum(1)
+        self.bounds[start] = -1.0
 
-def _refresh(
-    points: torch.Tensor,
-    norms: torch.Tensor,
-    bounds: torch.Tensor,
-    seen: torch.Tensor,
-    chosen: torch.Tensor,
-    pool: torch.Tensor,
-    count: int,
-) -> torch.Tensor:
-    """Squared distances of the pool to the first `count` centres, float64; writes nothing.
+    @property
+    def count(self) -> int:
+        """Centres so far."""
+        return self.centres.count
 
-    The float32 product finds the nearest of the centres that were missed; its distance is then taken from a direct difference,
-    because the expanded form cancels where points lie close together and far from their mean.
-    """
-    distance = bounds[pool]
-    order = seen[pool].argsort()
-    for part in order.chunk(6):  # members that missed about as many centres share a product
-        first = int(seen[pool[part[0]]])
-        if first < count:
-            rows, centres = pool[part], chosen[first:count]
-            nearest = distances_to(points[rows], norms[rows], points[centres], norms[centres]).argmin(1)
-            missed = (points[rows].double() - points[centres[nearest]].double()).square().sum(1)
-            distance[part] = torch.where(distance[part] < 0, distance[part], torch.minimum(distance[part], missed))
-    return distance
+    def rows(self, indices: torch.Tensor) -> torch.Tensor:
+        """Points around the mean, n×D float32."""
+        return self.points[indices].float().sub_(self.mean)
 
+    def _take(self, indices: torch.Tensor, rows: torch.Tensor) -> None:
+        """Make the points at `indices` centres."""
+        self.chosen[self.count : self.count + len(indices)] = indices
+        self.centres.add(rows)
 
-def distances_to(points: torch.Tensor, norms: torch.Tensor, centres: torch.Tensor, centre_norms: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distances n×m float32 from cached squared norms, never negative."""
-    return torch.addmm(norms[:, None] + centre_norms[None], points, centres.T, alpha=-2).clamp_min_(0)
+    def grow(self) -> None:
+        """Choose from one pool while that is provably right: at least one point."""
+        size = min(POOL, len(self.points) - 1)
+        best, order = self.bounds.topk(size + 1)
+        pool, outside = order[:size], float(best[size])
+        rows = self.rows(pool)
+        distance, seen = self.refreshed(rows, self.bounds[pool], self.seen[pool]), torch.full_like(self.seen[pool], self.count)
+        while self.count < self.k and float(distance.max()) >= outside:
+            few = min(SUBPOOL, size)
+            highest, where = distance.topk(few)
+            limit = outside if few == size else max(outside, float(highest[-1]))
+            fresh = self.refreshed(rows[where], highest, seen[where])
+            distance[where] = self._choose(rows[where], fresh, pool[where], limit)
+            seen[where] = self.count
+        self.bounds[pool], self.seen[pool] = distance, seen
 
+    def _choose(self, rows: torch.Tensor, distance: torch.Tensor, indices: torch.Tensor, limit: float) -> torch.Tensor:
+        """Plain greedy among `rows` while the farthest is at least at `limit`; n float64 squared distances after it."""
+        members = rows.double()
+        norms = members.square().sum(1)
+        taken: list[torch.Tensor] = []
+        room = self.k - self.count
+        while len(taken) < room:
+            picked, reached, columns = [], [], []
+            guess = distance
+            for _ in range(min(self.blind, room - len(taken))):
+                farthest = guess.argmax()
+                picked.append(farthest)
+                reached.append(guess[farthest])
+                columns.append((norms + norms[farthest] - 2 * (members @ members[farthest])).clamp_min_(0))
+                columns[-1][farthest] = -1.0
+                guess = torch.minimum(guess, columns[-1])
+            right = int((torch.stack(reached) >= limit).long().cumprod(0).sum())
+            for column in columns[:right]:
+                distance = torch.minimum(distance, column)
+            taken += picked[:right]
+            if right < len(picked):
+                break
+        if taken:
+            chosen = torch.stack(taken)
+            self._take(indices[chosen], rows[chosen])
+        return distance
 
-def _radius(points: torch.Tensor, norms: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor, chosen: torch.Tensor) -> float:
-    """The exact covering radius: refresh the farthest bounds until the farthest is exact."""
-    k = len(chosen)
-    while True:
-        size = min(POOL_RANGE[0], len(points))
-        pool = bounds.topk(size).indices
-        exact = _refresh(points, norms, bounds, seen, chosen, pool, k)
-        bounds[pool], seen[pool] = exact, k
-        top = int(bounds.argmax())
-        if int(seen[top]) == k:
-            return float(bounds[top].clamp_min(0).sqrt())
+    def refreshed(self, rows: torch.Tensor, distance: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Squared distances to all centres so far, n float64.
+
+        Args:
+            rows: n×D float32.
+            distance: n float64, to the first `seen` centres; negative ones stay.
+            seen: n int32.
+        """
+        found = distance.clone()
+        for tile in seen.argsort().split(TILE[0]):  # those that missed about as many centres share their products
+            first = int(seen[tile[0]])
+            if first < self.count:
+                found[tile] = torch.minimum(found[tile], self.centres.nearest(rows[tile], first)[0])
+        return found
+
+    def radius(self) -> float:
+        """The covering radius: the farthest bounds are refreshed until the farthest is exact."""
+        while True:
+            pool = self.bounds.topk(min(SUBPOOL, len(self.points))).indices
+            self.bounds[pool] = self.refreshed(self.rows(pool), self.bounds[pool], self.seen[pool])
+            self.seen[pool] = self.count
+            top = int(self.bounds.argmax())
+            if int(self.seen[top]) == self.count:
+                return float(self.bounds[top].clamp_min(0).sqrt())

@@ -28,12 +28,13 @@ def clustered(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
     return (centres[generator.integers(12, size=n)] + generator.normal(size=(n, d)) * 0.4).astype(np.float32)
 
 
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("k", [1, 2, 37, 400])
 @pytest.mark.parametrize("make", [lambda g, n, d: g.normal(size=(n, d)).astype(np.float32), clustered], ids=["random", "clustered"])
-def test_the_choice_equals_plain_greedy(rng: np.random.Generator, make, k: int) -> None:
+def test_the_choice_equals_plain_greedy(rng: np.random.Generator, make, k: int, coarse: bool) -> None:
     points = make(rng, 4000, 24)
     chosen, radius = plain_greedy(points, k, start=5)
-    found = greedy_k_center(torch.from_numpy(points), k, start=5)
+    found = greedy_k_center(torch.from_numpy(points), k, start=5, coarse=coarse)
     assert found.indices.tolist() == chosen
     assert found.radius == pytest.approx(radius, rel=1e-4)
 
@@ -65,6 +66,45 @@ def test_the_radius_is_never_worse_than_plain_greedy(n: int, d: int, share: floa
     assert len(set(found.indices.tolist())) == k
     assert covered == pytest.approx(plain_greedy(points, k, seed % n)[1], rel=1e-3, abs=2e-3)
     assert found.radius == pytest.approx(covered, rel=1e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+def test_many_pools_and_many_tiles_of_centres(rng: np.random.Generator, monkeypatch, coarse: bool) -> None:
+    """Small pools and tiles, so that every level of laziness is passed many times; far from the origin, where products cancel."""
+    for name, value in (
+        ("coreset.POOL", 200),
+        ("coreset.SUBPOOL", 16),
+        ("coreset.TILE", (64, 256)),
+        ("neighbours.TILE", (64, 256)),
+        ("neighbours.BLOCK", (32, 64)),
+    ):
+        monkeypatch.setattr(f"aoi.detect.{name}", value)
+    points = clustered(rng, 3000, 32) + 50
+    chosen, _ = plain_greedy(points, 900, start=0)
+    assert greedy_k_center(torch.from_numpy(points), 900, start=0, coarse=coarse).indices.tolist() == chosen
+
+
+def test_choosing_blindly_as_on_a_gpu_chooses_the_same(rng: np.random.Generator) -> None:
+    points = torch.from_numpy(clustered(rng, 3000, 16))
+    seeing, blind = (greedy_k_center(points, 500, start=3, blind=steps) for steps in (1, 32))
+    assert blind.indices.tolist() == seeing.indices.tolist()
+    assert blind.radius == seeing.radius
+
+
+def test_points_in_half_precision_on_disk_are_chosen_as_if_read_whole(rng: np.random.Generator, tmp_path) -> None:
+    stored = np.lib.format.open_memmap(tmp_path / "points.npy", "w+", np.float16, (3000, 16))
+    stored[:] = rng.normal(size=(3000, 16))
+    chosen, radius = plain_greedy(np.asarray(stored), 300, start=7)
+    found = greedy_k_center(torch.from_numpy(stored), 300, start=7)
+    assert found.indices.tolist() == chosen
+    assert found.radius == pytest.approx(radius, rel=1e-6)
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+def test_products_leave_the_precision_of_others_alone(rng: np.random.Generator, coarse: bool) -> None:
+    before = torch.get_float32_matmul_precision()
+    greedy_k_center(torch.rand(500, 4), 50, start=0, coarse=coarse)
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_progress_counts_up_to_k() -> None:

@@ -10,19 +10,21 @@ from aoi.detect import neighbours
 from aoi.detect.neighbours import MemoryBank
 
 
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shift", [0.0, 300.0])
-def test_nearest_equals_brute_force(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
-    monkeypatch.setattr(neighbours, "QUERY_TILE", 64)
-    monkeypatch.setattr(neighbours, "BANK_TILE", 50)
+def test_nearest_equals_brute_force(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shift: float, coarse: bool) -> None:
+    monkeypatch.setattr(neighbours, "TILE", (64, 128))
+    monkeypatch.setattr(neighbours, "BLOCK", (32, 64))
     bank = (rng.normal(size=(333, 16)) + shift).astype(np.float32)
     queries = (rng.normal(size=(201, 16)) + shift).astype(np.float32)
     exact = np.linalg.norm(queries[:, None].astype(np.float64) - bank[None], axis=2)
-    distance, index = MemoryBank(torch.from_numpy(bank)).nearest(torch.from_numpy(queries))
+    distance, index = MemoryBank(torch.from_numpy(bank), coarse=coarse).nearest(torch.from_numpy(queries))
     assert index.tolist() == exact.argmin(1).tolist()
     np.testing.assert_allclose(distance, exact.min(1), rtol=1e-5)
 
 
-def test_k_nearest_are_sorted_and_exact(rng: np.random.Generator) -> None:
+def test_k_nearest_are_sorted_and_exact(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", (4, 64))
     bank, queries = rng.normal(size=(100, 8)).astype(np.float32), rng.normal(size=(7, 8)).astype(np.float32)
     exact = np.sort(np.linalg.norm(queries[:, None].astype(np.float64) - bank[None], axis=2), axis=1)
     distance, index = MemoryBank(torch.from_numpy(bank)).k_nearest(torch.from_numpy(queries), 9)
