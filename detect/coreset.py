@@ -64,8 +64,8 @@ class _Selection:
         device, (total, depth) = points.device, points.shape
         self.points, self.k, self.blind = points, k, blind
         sums = torch.zeros(depth, dtype=torch.float64, device=device)
-        for part in torch.split(points, _ROWS):
-            sums += part.double().sum(0)
+        for rows in torch.split(points, _ROWS):
+            sums += rows.double().sum(0)
         self.mean = (sums / total).float()  # smaller norms, smaller cancellation in the expanded distance
         self.centres = Points(k, depth, device, coarse=coarse)
         self.chosen = torch.empty(k, dtype=torch.int64, device=device)
@@ -146,7 +146,7 @@ class _Selection:
             seen: n int32.
         """
         found = distance.clone()
-        for tile in seen.argsort().split(TILE[0]):  # those that missed about as many centres share their products
+        for tile in torch.split(seen.argsort(), TILE[0]):  # those that missed about as many centres share their products
             first = int(seen[tile[0]])
             if first < self.count:
                 found[tile] = torch.minimum(found[tile], self.centres.nearest(rows[tile], first)[0])

@@ -90,7 +90,7 @@ class Points:
 
     def _squared(self, rows: torch.Tensor, row: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
         """Squared distances of pairs from their differences, float64: exact where the expanded form would cancel."""
-        pairs = zip(row.split(_PAIRS), point.split(_PAIRS), strict=True)
+        pairs = zip(torch.split(row, _PAIRS), torch.split(point, _PAIRS), strict=True)
         return torch.cat([(rows[a] - self.values[b]).square_().sum(1, dtype=torch.float64) for a, b in pairs])
 
 
@@ -100,7 +100,7 @@ class MemoryBank:
     def __init__(self, features: torch.Tensor, *, coarse: bool | None = None) -> None:
         # Distances do not change when everything is shifted; centred norms are smaller and lose fewer bits.
         self.offset = features.mean(0, keepdim=True)
-        self._points = Points(*features.shape, features.device, coarse=coarse)
+        self._points = Points(len(features), features.shape[1], features.device, coarse=coarse)
         self._points.add(features - self.offset)
 
     def __len__(self) -> int:

@@ -15,10 +15,11 @@ from aoi.data.progress import Progress, silent
 from aoi.detect.anomaly_map import Upsampling, anomaly_maps
 from aoi.detect.detector import Scores, register_detector
 from aoi.detect.features import FeatureSet
+from aoi.detect.gaussians import GaussianFit, Gaussians
 from aoi.errors import ModelError
 
-POSITIONS = 256
-"""Positions whose covariances are factored together; bounds the scratch memory."""
+_BATCH = 2**25
+"""Numbers in the vectors of one batch of images, at most."""
 
 
 class PaDiMOptions(StrictModel):
@@ -44,35 +45,26 @@ class PaDiM:
         self.seed = seed
         self.device = device
         self.channels = torch.empty(0, dtype=torch.int64)
-        self.mean = torch.empty(0)
-        self.whitening = torch.empty(0)
+        self.gaussians: Gaussians | None = None
         self.grid = (0, 0)
 
     def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
-        """Mean and covariance at every position, summed image batch by image batch."""
+        """Mean and covariance at every position, summed image batch by image batch; memory does not grow with the images."""
         if len(features) < 2:
             raise ModelError("PaDiM needs at least two good images", hint="put more images into train/good")
         total = sum(features.layers[name].shape[1] for name in self.layers)
         dims = min(self.options.dims or (550 if total >= 1000 else 100), total)
         self.channels = torch.from_numpy(np.sort(np.random.default_rng(self.seed).permutation(total)[:dims]))
         self.grid = tuple(features.layers[self.layers[0]].shape[-2:])
-        shift, count, first, second = None, 0, None, None
-        for maps in features.batches(32):
-            vectors = self._vectors(maps)  # P×n×d
-            if shift is None or first is None or second is None:
-                # Sums around a typical vector instead of zero: float32 then keeps the covariance's digits.
-                shift = vectors.mean(1, keepdim=True)
-                first, second = torch.zeros_like(shift[:, 0]), torch.zeros((len(vectors), dims, dims), device=self.device)
-            vectors = vectors - shift
-            first += vectors.sum(1)
-            second.baddbmm_(vectors.transpose(1, 2), vectors)
-            count += vectors.shape[1]
-            progress("gaussians", count, len(features))
-        assert shift is not None
-        assert first is not None
-        assert second is not None
-        self.mean = shift[:, 0] + first / count
-        self.whitening = _whitening(second, first, count, self.options.epsilon)
+        sums = GaussianFit(self.grid[0] * self.grid[1], dims, len(features), self.device)
+        for maps in features.batches(self._batch()):
+            sums.add(self._vectors(maps))
+            progress("gaussians", sums.filled, len(features))
+        self.gaussians = sums.finish(self.options.epsilon)
+
+    def _batch(self) -> int:
+        """Images at a time: few where a vector is long."""
+        return max(1, min(32, _BATCH // (self.grid[0] * self.grid[1] * len(self.channels))))
 
     def _vectors(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The chosen channels at every position, P×n×d float32; coarser maps are repeated (nearest), as in the reference code."""
@@ -88,13 +80,12 @@ class PaDiM:
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
         """Mahalanobis distances as smooth maps; the image score is the map's maximum (§III-D)."""
-        if not len(self.mean):
+        if self.gaussians is None:
             raise ModelError("this PaDiM has not been fitted", hint="call fit, or load a run folder")
         maps = np.empty((len(features), *features.image_size), np.float32)
         done = 0
-        for batch in features.batches(32):
-            delta = self._vectors(batch) - self.mean[:, None]
-            distance = torch.bmm(delta, self.whitening).square().sum(2).sqrt()  # P×n
+        for batch in features.batches(self._batch()):
+            distance = self.gaussians.squared(self._vectors(batch)).sqrt()  # P×n
             grids = distance.T.reshape(-1, *self.grid)
             smooth = anomaly_maps(grids, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
             maps[done : done + len(smooth)] = smooth.cpu().numpy()
@@ -103,34 +94,20 @@ class PaDiM:
         return Scores(maps, maps.max((1, 2)).astype(np.float64))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Chosen channels (d int64), means (P×d float32), whitening matrices (P×d×d float32) and the grid (2 int64)."""
-        return {
-            "channels": self.channels.numpy(),
-            "mean": self.mean.cpu().numpy(),
-            "whitening": self.whitening.cpu().numpy(),
-            "grid": np.asarray(self.grid, np.int64),
-        }
+        """Chosen channels (d int64), means (P×d float32), the grid (2 int64), and `whitening` (P×d×d float32) or, of fewer images than
+        dimensions, `deflation` (P×n×d float32) with `epsilon` (1 float64); see `Gaussians`."""
+        if self.gaussians is None:
+            raise ModelError("this PaDiM has not been fitted", hint="call fit, or load a run folder")
+        found = {"channels": self.channels.numpy(), "mean": self.gaussians.mean.cpu().numpy(), "grid": np.asarray(self.grid, np.int64)}
+        factor = self.gaussians.factor.cpu().numpy()
+        if self.gaussians.epsilon is None:
+            return found | {"whitening": factor}
+        return found | {"deflation": factor, "epsilon": np.array([self.gaussians.epsilon])}
 
     def restore(self, state: Mapping[str, Any], image_size: tuple[int, int]) -> None:
         """Take over fitted Gaussians."""
         self.channels = torch.from_numpy(np.array(state["channels"]))
-        self.mean = torch.from_numpy(np.array(state["mean"])).to(self.device)
-        self.whitening = torch.from_numpy(np.array(state["whitening"])).to(self.device)
+        factor = "whitening" if "whitening" in state else "deflation"
+        mean, spread = (torch.from_numpy(np.array(state[name])).to(self.device) for name in ("mean", factor))
+        self.gaussians = Gaussians(mean, spread, None if factor == "whitening" else float(state["epsilon"][0]))
         self.grid = (int(state["grid"][0]), int(state["grid"][1]))
-
-
-def _whitening(second: torch.Tensor, first: torch.Tensor, count: int, epsilon: float) -> torch.Tensor:
-    """From shifted sums to W with |δ W|² = δᵀ Σ⁻¹ δ: W is the inverse Cholesky factor, transposed, of the unbiased covariance plus ε I.
-
-    Args:
-        second: P×d×d float32, Σ (x-s)(x-s)ᵀ; overwritten by the result.
-        first: P×d float32, Σ (x-s).
-    """
-    identity = torch.eye(first.shape[1], device=second.device)
-    for start in range(0, len(second), POSITIONS):
-        part = slice(start, start + POSITIONS)
-        covariance = (second[part] - first[part, :, None] * first[part, None, :] / count) / (count - 1) + epsilon * identity
-        factor = torch.linalg.cholesky(covariance)
-        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        second[part] = inverse.transpose(1, 2)
-    return second

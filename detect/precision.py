@@ -30,7 +30,8 @@ def rounding_errors(rows: torch.Tensor, *, coarse: bool) -> torch.Tensor:
     """|x - x̂| of every row, n float32, where x̂ is what a product takes for x: bfloat16 if `coarse` (TF32 is closer), else x itself."""
     if not coarse:
         return torch.zeros(len(rows), device=rows.device)
-    return torch.linalg.vector_norm(rows - rows.bfloat16().float(), dim=1)
+    errors: torch.Tensor = torch.linalg.vector_norm(rows - rows.bfloat16().float(), dim=1)
+    return errors
 
 
 def product_error(

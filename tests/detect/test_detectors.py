@@ -54,8 +54,9 @@ def test_the_bank_is_a_subset_of_the_patches(random_features: FeatureSet) -> Non
     assert nearest.max() < 1e-5
 
 
-def test_padim_is_the_mahalanobis_distance_per_position(random_features: FeatureSet) -> None:
-    train, test = random_features.take(range(20)), random_features.take(range(20, 24))
+@pytest.mark.parametrize("count", [20, 7], ids=["more images than dims", "fewer"])
+def test_padim_is_the_mahalanobis_distance_per_position(random_features: FeatureSet, count: int) -> None:
+    train, test = random_features.take(range(count)), random_features.take(range(20, 24))
     model = fresh("padim", dims=12, blur_sigma=0, upsampling="nearest")
     model.fit(train)
     channels = model.state()["channels"]
@@ -75,9 +76,9 @@ def test_padim_is_the_mahalanobis_distance_per_position(random_features: Feature
     np.testing.assert_allclose(scores.image_scores, scores.maps.max((1, 2)))
 
 
-@pytest.mark.parametrize("model", ["patchcore", "padim"])
-def test_state_restores_the_same_scores(random_features: FeatureSet, model: str) -> None:
-    first, second = fresh(model), fresh(model, seed=9)
+@pytest.mark.parametrize(("model", "options"), [("patchcore", {}), ("padim", {"dims": 12}), ("padim", {"dims": 26})])
+def test_state_restores_the_same_scores(random_features: FeatureSet, model: str, options: dict) -> None:
+    first, second = fresh(model, **options), fresh(model, seed=9, **options)
     first.fit(random_features)
     second.restore(first.state(), (64, 64))
     one, two = first.score(random_features), second.score(random_features)
