@@ -85,19 +85,17 @@ def good_scores(
         )
     order = np.random.default_rng([seed, 1]).permutation(len(features))
     parts = np.array_split(order, folds) if source == "crossval" else [order[: max(1, round(len(order) * HOLDOUT_SHARE))]]
-    maps: list[np.ndarray] = []
-    images: list[np.ndarray] = []
+    indices = np.sort(np.concatenate(parts))
+    maps, images = np.empty((len(indices), *features.image_size), np.float32), np.empty(len(indices))
     for i, held_out in enumerate(parts):
         progress("thresholds", i, len(parts))
         model = make()
         model.fit(features.take(np.setdiff1d(order, held_out)))
         found = model.score(features.take(held_out))
-        maps.append(found.maps)
-        images.append(found.image_scores)
+        where = np.searchsorted(indices, held_out)
+        maps[where], images[where] = found.maps, found.image_scores
     progress("thresholds", len(parts), len(parts))
-    indices = np.concatenate(parts)
-    back = indices.argsort()
-    return GoodScores(Scores(np.concatenate(maps)[back], np.concatenate(images)[back]), indices[back], source)
+    return GoodScores(Scores(maps, images), indices, source)
 
 
 def thresholds_from(

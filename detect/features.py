@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +12,15 @@ import numpy as np
 import torch
 
 from aoi.data.content import file_hash
-from aoi.data.files import read_json, unwritable, write_json
 from aoi.data.images import read_image, resize_image
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
+from aoi.detect.feature_store import StoredMaps, read_folder, written_folder
 from aoi.errors import DataError
 
 BATCH = 16
 """Images per forward pass; fixed, so that an image's features do not depend on how a command was split up."""
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,8 @@ class BadImage:
 class FeatureSet:
     """Feature maps of some images at one size through one backbone."""
 
-    layers: Mapping[str, np.ndarray]
-    """Layer name to N×C×h×w float32, finest grid first; a memory map when it came from a cache."""
+    layers: Mapping[str, np.ndarray | StoredMaps]
+    """Layer name to N×C×h×w float32, finest grid first; on disk when it came from a cache."""
     image_size: tuple[int, int]
     """Height and width of the network's input, pixels."""
     paths: tuple[Path, ...]
@@ -51,11 +49,16 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the maps lie if they are on disk."""
+        return next((maps.path.parent for maps in self.layers.values() if isinstance(maps, StoredMaps)), None)
+
     def take(self, indices: Sequence[int] | np.ndarray) -> FeatureSet:
-        """The images at `indices`, in that order (copies)."""
+        """The images at `indices`, in that order; copies of what is in memory."""
         chosen = np.asarray(indices, dtype=np.int64)
         return FeatureSet(
-            {name: np.ascontiguousarray(maps[chosen]) for name, maps in self.layers.items()},
+            {name: maps.take(chosen) if isinstance(maps, StoredMaps) else maps[chosen] for name, maps in self.layers.items()},
             self.image_size,
             tuple(self.paths[i] for i in chosen),
         )
@@ -63,8 +66,7 @@ class FeatureSet:
     def batches(self, size: int = 64) -> Iterator[dict[str, torch.Tensor]]:
         """Layer name to n×C×h×w float32 tensors, at most `size` images at a time, in order."""
         for start in range(0, len(self), size):
-            # Copied because a read-only memory map cannot back a tensor.
-            yield {name: torch.from_numpy(np.array(maps[start : start + size])) for name, maps in self.layers.items()}
+            yield {name: torch.from_numpy(np.ascontiguousarray(maps[start : start + size])) for name, maps in self.layers.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,11 +117,11 @@ def extract(
         if kept is not None:
             progress("features", len(paths), len(paths))
             return kept
-    extraction = _extract(paths, backbone, image_size, progress)
-    if cache is not None and key is not None:
-        _write_cache(cache / key, extraction)
-        return _read_cache(cache / key, paths) or extraction
-    return extraction
+        _to_folder(cache / key, paths, backbone, image_size, progress)
+        kept = _read_cache(cache / key, paths)
+        if kept is not None:
+            return kept
+    return _to_memory(paths, backbone, image_size, progress)
 
 
 def extract_features(
@@ -138,23 +140,44 @@ def extract_features(
     return extraction.features
 
 
-def _extract(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> Extraction:
+def _to_folder(folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
+    """Features straight to disk: no more than a batch of them is ever in memory."""
+    bad: list[BadImage] = []
+    with written_folder(folder) as writer:
+        for _, maps, unread in _batches(paths, backbone, image_size, progress):
+            writer.add(maps)
+            bad += unread
+        writer.finish(image_size=image_size, bad=[each.as_dict() for each in bad])
+
+
+def _to_memory(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> Extraction:
     kept: list[Path] = []
     bad: list[BadImage] = []
-    maps: dict[str, np.ndarray] = {}
+    layers: dict[str, np.ndarray] = {}
+    for images, maps, unread in _batches(paths, backbone, image_size, progress):
+        for name, found in maps.items():
+            if name not in layers:
+                layers[name] = np.empty((len(paths), *found.shape[1:]), np.float32)
+            layers[name][len(kept) : len(kept) + len(images)] = found
+        kept += images
+        bad += unread
+    features = FeatureSet({name: array[: len(kept)] for name, array in layers.items()}, image_size, tuple(kept))
+    return Extraction(features, tuple(bad))
+
+
+def _batches(
+    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress
+) -> Iterator[tuple[list[Path], dict[str, np.ndarray], list[BadImage]]]:
+    """Readable images of a batch, their maps by layer, and the unreadable ones; stage `features`."""
+    done = 0
     progress("features", 0, len(paths))
     for chunk in load_batches(paths, image_size):
-        bad += [image for _, image in chunk if isinstance(image, BadImage)]
+        bad = [image for _, image in chunk if isinstance(image, BadImage)]
         images = [(path, image) for path, image in chunk if not isinstance(image, BadImage)]
-        if images:
-            for name, found in backbone(np.stack([image for _, image in images])).items():
-                if name not in maps:
-                    maps[name] = np.empty((len(paths), *found.shape[1:]), np.float32)
-                maps[name][len(kept) : len(kept) + len(images)] = found.cpu().numpy()
-            kept += [path for path, _ in images]
-        progress("features", len(kept) + len(bad), len(paths))
-    features = FeatureSet({name: array[: len(kept)] for name, array in maps.items()}, image_size, tuple(kept))
-    return Extraction(features, tuple(bad))
+        maps = backbone(np.stack([image for _, image in images])) if images else {}
+        done += len(chunk)
+        yield [path for path, _ in images], {name: found.cpu().numpy() for name, found in maps.items()}, bad
+        progress("features", done, len(paths))
 
 
 def _cache_key(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int]) -> str:
@@ -172,39 +195,14 @@ def _hash_or_reason(path: Path) -> str:
         return error.message
 
 
-def _write_cache(folder: Path, extraction: Extraction) -> None:
-    """Write beside and rename, so that a folder of this name is always whole."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    try:
-        features = extraction.features
-        for i, array in enumerate(features.layers.values()):
-            np.save(part / f"{i}.npy", array)
-        meta = {
-            "layers": list(features.layers),
-            "image_size": features.image_size,
-            "bad": [bad.as_dict() for bad in extraction.bad],
-        }
-        write_json(part / "meta.json", meta)
-        part.rename(folder)
-    except OSError as error:
-        if not folder.is_dir():  # otherwise another process finished the same work first
-            raise unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def _read_cache(folder: Path, paths: Sequence[Path]) -> Extraction | None:
-    if not (folder / "meta.json").is_file():
+    found = read_folder(folder)
+    if found is None:
         return None
-    meta = read_json(folder / "meta.json")
+    maps, meta = found
     reasons = {row["image_path"]: row["reason"] for row in meta["bad"]}
-    arrays = {name: np.load(folder / f"{i}.npy", mmap_mode="r") for i, name in enumerate(meta["layers"])}
     kept = tuple(path for path in paths if str(path) not in reasons)
-    if any(len(array) != len(kept) for array in arrays.values()):
+    if any(len(each) != len(kept) for each in maps.values()):
         return None
     bad = tuple(BadImage(path, reasons[str(path)]) for path in paths if str(path) in reasons)
-    return Extraction(FeatureSet(arrays, tuple(meta["image_size"]), kept), bad)
+    return Extraction(FeatureSet(maps, tuple(meta["image_size"]), kept), bad)

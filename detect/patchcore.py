@@ -13,10 +13,11 @@ from torch.nn import functional
 from aoi.configs.strict import StrictModel
 from aoi.data.progress import Progress, silent
 from aoi.detect.anomaly_map import Upsampling, anomaly_maps
-from aoi.detect.coreset import greedy_k_center
+from aoi.detect.coreset import Coreset, greedy_k_center
 from aoi.detect.detector import Scores, register_detector
 from aoi.detect.features import FeatureSet
 from aoi.detect.neighbours import MemoryBank
+from aoi.detect.patches import collected
 from aoi.errors import ConfigError, ModelError
 
 
@@ -33,6 +34,11 @@ class PatchCoreOptions(StrictModel):
     )
     upsampling: Upsampling = Field("bilinear", description="how patch scores reach image size before smoothing")
     blur_sigma: float = Field(4.0, ge=0, description="standard deviation of the map's Gaussian, pixels")
+    memory_gb: float = Field(
+        2.0,
+        gt=0,
+        description="patch features of all good images beyond this many GiB are kept on disk in half precision while the bank is chosen",
+    )
 
 
 def patch_embedding(maps: Mapping[str, torch.Tensor], layers: tuple[str, ...], patch_size: int) -> torch.Tensor:
@@ -67,31 +73,26 @@ class PatchCore:
         self.seed = seed
         self.device = device
         self.bank: MemoryBank | None = None
+        self.coreset: Coreset | None = None
+        """What the last fit chose."""
+        self.largest_rounding = 0.0
+        """How far half precision moved a patch feature in the last fit, at most; no distance is off by more than twice this."""
         self._features: np.ndarray = np.empty(0, np.float32)
 
     def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
         """Select the memory bank from all patches of good images by greedy k-center."""
-        patches = self._patches(features, progress)
-        start = int(np.random.default_rng(self.seed).integers(len(patches)))
-        k = max(1, int(len(patches) * self.options.coreset_ratio))
-        chosen = greedy_k_center(patches, k, start=start, progress=progress).indices
-        self._set_bank(patches[torch.from_numpy(chosen).to(patches.device)])
-
-    def _patches(self, features: FeatureSet, progress: Progress) -> torch.Tensor:
-        """All patch features, P×D float32."""
-        patches: torch.Tensor | None = None
-        filled = 0
-        for maps in features.batches():
-            rows = _rows(self.embedding(maps))
-            if patches is None:
-                per_image = len(rows) // len(next(iter(maps.values())))
-                patches = torch.empty((per_image * len(features), rows.shape[1]), device=self.device)
-            patches[filled : filled + len(rows)] = rows
-            filled += len(rows)
-            progress("patches", filled, len(patches))
-        if patches is None:
+        if not len(features):
             raise ModelError("PatchCore cannot be fitted on no images", hint="put good images into train/good")
-        return patches
+        sample = _rows(self.embedding(next(features.batches(1))))
+        count, depth = len(sample) * len(features), sample.shape[1]
+        batches = (_rows(self.embedding(maps)) for maps in features.batches(16))
+        with collected(batches, count, depth, self.device, int(self.options.memory_gb * 2**30), features.folder, progress) as patches:
+            start = int(np.random.default_rng(self.seed).integers(count))
+            k = max(1, int(count * self.options.coreset_ratio))
+            self.coreset = greedy_k_center(patches.rows, k, start=start, progress=progress)
+            chosen = torch.from_numpy(self.coreset.indices).to(patches.rows.device)
+            self._set_bank(patches.rows[chosen].float().to(self.device))
+            self.largest_rounding = patches.largest_rounding
 
     def embedding(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Patch features n×D×h×w of a batch of feature maps."""

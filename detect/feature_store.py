@@ -1,0 +1,135 @@
+"""Feature maps on disk: written batch by batch as they come, read a few images at a time, so that they take no memory."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from aoi.data.files import read_json, unwritable, write_json
+
+META = "meta.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredMaps:
+    """N×C×h×w float32 in an NPY file; slices are read when they are asked for."""
+
+    path: Path
+    shape: tuple[int, ...]
+    offset: int
+    """Bytes before the first number."""
+    rows: np.ndarray | None = None
+    """Which of the file's images these are, n int64; None for all."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        wanted = range(*part.indices(len(self)))
+        numbers = (
+            np.arange(wanted.start, wanted.stop, wanted.step) if self.rows is None else self.rows[wanted.start : wanted.stop : wanted.step]
+        )
+        found = np.empty((len(numbers), *self.shape[1:]), np.float32)
+        each = math.prod(self.shape[1:])
+        with self.path.open("rb") as file:
+            for at, count in _runs(numbers):
+                file.seek(self.offset + 4 * each * int(numbers[at]))
+                found[at : at + count] = np.fromfile(file, np.float32, count * each).reshape(count, *self.shape[1:])
+        return found
+
+    def take(self, indices: np.ndarray) -> StoredMaps:
+        """The images at `indices`, in that order; nothing is read."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return StoredMaps(self.path, (len(rows), *self.shape[1:]), self.offset, rows)
+
+
+def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Start and length of every stretch of consecutive numbers."""
+    if len(numbers):
+        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 2) != 1)
+        yield from ((int(a), int(b - a)) for a, b in zip(starts, [*starts[1:], len(numbers)], strict=True))
+
+
+def open_maps(path: Path) -> StoredMaps | None:
+    """The maps in a file; None if it is not whole."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return StoredMaps(path, array.shape, int(array.offset)) if isinstance(array, np.memmap) and array.dtype == np.float32 else None
+
+
+class FeatureWriter:
+    """Files that grow as batches come.
+
+    Args:
+        folder: where `0.npy`, `1.npy` … go.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._files: dict[str, tuple[BinaryIO, list[int]]] = {}
+
+    def add(self, maps: dict[str, np.ndarray]) -> None:
+        """Append layer name to n×C×h×w float32."""
+        for name, found in maps.items():
+            if name not in self._files:
+                new: BinaryIO = self._stack.enter_context((self._folder / f"{len(self._files)}.npy").open("wb"))
+                self._files[name] = new, [0, *found.shape[1:]]
+                _header(new, self._files[name][1])
+            file, shape = self._files[name]
+            np.ascontiguousarray(found, np.float32).tofile(file)
+            shape[0] += len(found)
+
+    def finish(self, **meta: Any) -> None:
+        """Write the true lengths and what belongs to the maps."""
+        for file, shape in self._files.values():
+            file.seek(0)
+            _header(file, shape)  # as long as before: the format leaves room for the first axis to grow
+            file.flush()
+        write_json(self._folder / META, {"layers": list(self._files), **meta})
+
+
+def _header(file: BinaryIO, shape: Sequence[int]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)})
+
+
+@contextmanager
+def written_folder(folder: Path) -> Iterator[FeatureWriter]:
+    """Written beside and renamed, so that a folder of this name is always whole.
+
+    Raises:
+        DataError: the place cannot be written to.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        with ExitStack() as stack:
+            yield FeatureWriter(part, stack)
+        part.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # otherwise another process finished the same work first
+            raise unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, StoredMaps], dict[str, Any]] | None:
+    """Layer name to maps, and what else was written down; None if there is no whole folder."""
+    if not (folder / META).is_file():
+        return None
+    meta = read_json(folder / META)
+    maps = {name: open_maps(folder / f"{i}.npy") for i, name in enumerate(meta["layers"])}
+    whole = {name: found for name, found in maps.items() if found is not None}
+    return (whole, meta) if len(whole) == len(maps) else None
