@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
+from aoi.detect.precision import has_coarse_products
 from aoi.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Precision = Literal["float32", "bfloat16"]
+"""Of the network's arithmetic; feature maps are float32 either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Backbone:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     device: str = "cpu"
+    precision: Precision = "float32"
 
     def __call__(self, images: np.ndarray) -> dict[str, torch.Tensor]:
         """Feature maps of N×H×W×3 uint8 RGB images: layer name to N×C×h×w float32 on `device`."""
@@ -53,7 +58,8 @@ class Backbone:
             # A channels-last view: NHWC bytes are already in the order the convolutions like.
             pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
             mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
-            maps = self.network(pixels.sub_(mean).div_(std))
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                maps = self.network(pixels.sub_(mean).div_(std))
             return {
                 spec.name: found.float().contiguous() for spec, found in zip(self.available, maps, strict=True) if spec.name in self.layers
             }
@@ -81,7 +87,18 @@ class Backbone:
         if unknown:
             raise ConfigError(f"backbone {self.name} has no layer {unknown[0]}", hint=f"its layers are: {', '.join(known)}")
         ordered = tuple(name for name in known if name in set(layers))
-        return Backbone(self.name, self.source, self.fingerprint, self.network, self.available, ordered, self.mean, self.std, self.device)
+        return replace(self, layers=ordered)
+
+    def with_precision(self, precision: str) -> Backbone:
+        """The same network computing in `precision`; `auto` is bfloat16 where the hardware is faster at it.
+
+        Raises:
+            ConfigError: unknown precision.
+        """
+        if precision not in ("auto", *get_args(Precision)):
+            raise ConfigError(f"unknown precision {precision!r}", hint="use auto, float32 or bfloat16")
+        coarse = precision == "bfloat16" or (precision == "auto" and has_coarse_products(torch.device(self.device)))
+        return replace(self, precision="bfloat16" if coarse else "float32")
 
     def channels(self, layer: str) -> int:
         """Channels of one of its maps."""

@@ -197,3 +197,18 @@ def test_it_is_at_least_twice_as_fast_as_resnet18(backbone: AoiSmall) -> None:
             model(images)
             best[name] = min(best.get(name, 1e9), time.perf_counter() - began)
     assert best["ours"] * 2 < best["theirs"]
+
+
+def test_bfloat16_hardly_moves_the_features_and_belongs_to_the_run(tmp_path) -> None:
+    from aoi.detect.backbones import load_backbone
+    from aoi.errors import ConfigError
+
+    backbone = load_backbone("aoi-small")
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    exact, coarse = backbone(images), backbone.with_precision("bfloat16")(images)
+    for name, found in exact.items():
+        assert coarse[name].dtype == found.dtype
+        assert 0 < float((coarse[name] - found).norm() / found.norm()) < 0.03
+    assert backbone.with_precision("auto").precision in ("float32", "bfloat16")
+    with pytest.raises(ConfigError, match="unknown precision"):
+        backbone.with_precision("float8")
