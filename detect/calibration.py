@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
 
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
+from aoi.detect.verdict import Thresholds, ThresholdSource
 from aoi.errors import ConfigError
 
-ThresholdSource = Literal["crossval", "holdout", "train"]
 IMAGE_PERCENTILE = 99.5
 PIXEL_PERCENTILE = 99.9
 FOLDS = 5
 HOLDOUT_SHARE = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Where good ends, on raw scores, and where the estimate comes from."""
-
-    image_threshold: float
-    """An image is NG when its score is above this."""
-    pixel_threshold: float
-    """A pixel belongs to a defect region when its map value is above this."""
-    source: ThresholdSource
-    """`crossval` and `holdout`: good images the scoring model had not seen; `train`: the very images in the model (optimistic)."""
-    image_percentile: float
-    pixel_percentile: float
-    num_images: int
-    """Good images behind the estimate."""
-    map_median: float
-    """Median map value on those images: the cold end of heat maps, for pictures only."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of `thresholds.json`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,11 +13,11 @@ from aoi.data.images import read_mask, resize_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
-from aoi.detect.calibration import Thresholds
-from aoi.detect.features import BadImage, extract
+from aoi.detect.features import extract
 from aoi.detect.logs import log_metrics
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import RunFolder, load_detector
+from aoi.detect.verdict import BadImage, Thresholds
 from aoi.errors import DataError
 from aoi.metrics.summary import Metrics, evaluate_maps
 

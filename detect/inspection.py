@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from aoi.data.content import file_hash
-from aoi.data.files import append_jsonl, read_jsonl, writable_folder, write_json, write_jsonl
+from aoi.data.files import writable_folder, write_json, write_jsonl
 from aoi.data.images import read_image, read_mask, write_image, write_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Sample
 from aoi.data.sources import open_images
-from aoi.detect.features import BadImage
+from aoi.detect.journal import JOURNAL, Journal
 from aoi.detect.measure import Stopwatch
 from aoi.detect.overlay import caption, draw_overlay
-from aoi.detect.predictor import Prediction, Predictor
-from aoi.errors import AoiError, DataError
+from aoi.detect.verdict import BadImage, Prediction, Thresholds
+from aoi.errors import DataError
 
-BATCH = 8
-JOURNAL = ".progress.jsonl"
+Runtime = Literal["torch", "openvino", "onnx"]
+
+
+class Looker(Protocol):
+    """A fitted detector that can be shown images, whatever it runs on."""
+
+    model: str
+    category: str
+    run_id: str
+    thresholds: Thresholds
+    fingerprint: str
+    """Changes with the detector and its thresholds."""
+    batch: int
+    """Images it likes at once."""
+    workers: int
+    """Threads that may show it images."""
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Inspect HWC uint8 RGB images of any size; may be called from several threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +91,46 @@ class InspectionReport:
 
 
 def inspect(
-    source: str | Path, run: Path, out: Path | None = None, *, overlays: bool = True, device: str = "auto", progress: Progress = silent
+    source: str | Path,
+    run: Path,
+    out: Path | None = None,
+    *,
+    overlays: bool = True,
+    device: str = "auto",
+    runtime: Runtime = "torch",
+    arithmetic: str = "fp32",
+    progress: Progress = silent,
 ) -> InspectionReport:
     """Inspect a file, a folder or a glob with a fitted run.
 
     Args:
         source: an image, a folder of images (or a data set), or a glob.
-        run: a finished run folder.
+        run: a finished run folder, or for another runtime than torch an export folder.
         out: where `preds.jsonl`, `masks/`, `overlays/` and `report.json` go; None for `RUN/predictions`.
         overlays: False leaves the pictures out, for speed.
+        device: torch only.
+        runtime: what the network runs on; `openvino` and `onnx` never import torch.
+        arithmetic: `fp32` or `bf16`, openvino only.
 
     Raises:
         DataError: no images there, or none of them readable, or `out` cannot be written.
-        ModelError: not a finished run.
+        ModelError: not a finished run, or not an export.
+        BackendUnavailable: the runtime is not installed.
     """
     paths = _images_of(source)
-    predictor = Predictor(run, device=device)
+    looker = _looker(run, runtime, device, arithmetic)
     target = writable_folder(out or run / "predictions")
-    journal = _Journal(target / JOURNAL, predictor.fingerprint, overlays)
+    journal = Journal(target / JOURNAL, looker.fingerprint, overlays)
     watch = Stopwatch()
-    fresh, failed = 0, []
-    progress("inspect", 0, len(paths))
-    names = _output_names(paths)
-    truth = _truth_of(source)
+    desk = _Desk(looker, target, _output_names(paths), _truth_of(source), overlays)
     todo = [path for path in paths if not journal.holds(path)]
-    done = len(paths) - len(todo)
-    for chunk in _read_ahead(todo):
-        failed += [item for _, item in chunk if isinstance(item, BadImage)]
-        pairs = [(path, item) for path, item in chunk if not isinstance(item, BadImage)]
-        predictions = predictor.predict([image for _, image in pairs])
-        rows = [
-            _write_one(path, image, prediction, predictor, target, names[path], truth.get(path.resolve()), overlays)
-            for (path, image), prediction in zip(pairs, predictions, strict=True)
-        ]
+    fresh, failed, done = 0, [], len(paths) - len(todo)
+    progress("inspect", done, len(paths))
+    for found in _in_parallel(desk.inspect, todo, looker):
+        rows = [row for row in found if not isinstance(row, BadImage)]
+        failed += [row for row in found if isinstance(row, BadImage)]
         journal.add(rows)
-        fresh, done = fresh + len(rows), done + len(chunk)
+        fresh, done = fresh + len(rows), done + len(found)
         progress("inspect", done, len(paths))
     rows = journal.rows_of(paths)
     if not rows:
@@ -116,11 +139,11 @@ def inspect(
         )
     watch.lap("inspect")
     report = InspectionReport(
-        model=predictor.config.model,
-        category=predictor.config.category,
-        run_id=run.resolve().name,
+        model=looker.model,
+        category=looker.category,
+        run_id=looker.run_id,
         out=target,
-        thresholds={"image_threshold": predictor.thresholds.image_threshold, "pixel_threshold": predictor.thresholds.pixel_threshold},
+        thresholds={"image_threshold": looker.thresholds.image_threshold, "pixel_threshold": looker.thresholds.pixel_threshold},
         num_images=len(rows),
         num_ng=sum(bool(row["is_anomaly"]) for row in rows),
         resumed=len(rows) - fresh,
@@ -132,6 +155,16 @@ def inspect(
     write_json(target / "report.json", report.as_dict())
     journal.remove()
     return report
+
+
+def _looker(run: Path, runtime: Runtime, device: str, arithmetic: str) -> Looker:
+    if runtime == "torch":
+        from aoi.detect.predictor import Predictor
+
+        return Predictor(run, device=device)
+    from aoi.detect.runtime.predictor import RuntimePredictor
+
+    return RuntimePredictor(run, runtime, arithmetic=arithmetic)
 
 
 def _images_of(source: str | Path) -> list[Path]:
@@ -152,22 +185,22 @@ def _truth_of(source: str | Path) -> dict[Path, Sample]:
     return {}
 
 
-def _read_ahead(paths: Sequence[Path]) -> Iterator[list[tuple[Path, np.ndarray | BadImage]]]:
-    """Images at their own size, a batch at a time, the next batch being read meanwhile."""
-
-    def load(path: Path) -> np.ndarray | BadImage:
-        try:
-            return read_image(path)
-        except DataError as error:
-            return BadImage(path, error.message)
-
-    chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead = [[pool.submit(load, path) for path in chunk] for chunk in chunks[:1]]
-        for i, chunk in enumerate(chunks):
-            if i + 1 < len(chunks):
-                ahead.append([pool.submit(load, path) for path in chunks[i + 1]])
-            yield [(path, future.result()) for path, future in zip(chunk, ahead.pop(0), strict=True)]
+def _in_parallel(
+    inspect_chunk: Callable[[Sequence[Path]], list[dict[str, Any] | BadImage]], paths: Sequence[Path], looker: Looker
+) -> Iterator[list[dict[str, Any] | BadImage]]:
+    """Chunks of images through the whole of an inspection, several at once, so that reading, looking and writing overlap; in order."""
+    chunks = iter([paths[start : start + looker.batch] for start in range(0, len(paths), looker.batch)])
+    pool = ThreadPoolExecutor(max_workers=looker.workers)
+    waiting: deque[Future[list[dict[str, Any] | BadImage]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(inspect_chunk, chunk))
+            if len(waiting) > 2 * looker.workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -186,74 +219,55 @@ def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _write_one(
-    path: Path, image: np.ndarray, prediction: Prediction, predictor: Predictor, out: Path, name: str, sample: Sample | None, overlays: bool
-) -> dict[str, Any]:
-    """Write mask and overlay of one image; returns its row of `preds.jsonl`."""
-    mask_path = out / "masks" / f"{name}.png"
-    write_mask(mask_path, prediction.regions.mask)
-    overlay_path = out / "overlays" / f"{name}.jpg" if overlays else None
-    if overlay_path is not None:
-        truth = read_mask(sample.mask_path) if sample is not None and sample.mask_path is not None else None
-        picture = draw_overlay(image, prediction.anomaly_map, predictor.thresholds, regions=prediction.regions.mask, truth=truth)
-        verdict = "NG" if prediction.is_anomaly else "OK"
-        text = f"{verdict}  {prediction.score:.3f} / {predictor.thresholds.image_threshold:.3f}"
-        write_image(overlay_path, caption(picture, text, alarm=prediction.is_anomaly))
-    return {
-        "image_path": str(path),
-        "image_sha256": file_hash(path),
-        "model": predictor.config.model,
-        "category": predictor.config.category,
-        "image_size": list(image.shape[:2]),
-        "gt_label": sample.label if sample is not None else None,
-        "pred_score": prediction.score,
-        "image_threshold": predictor.thresholds.image_threshold,
-        "pixel_threshold": predictor.thresholds.pixel_threshold,
-        "label": "NG" if prediction.is_anomaly else "OK",
-        "is_anomaly": prediction.is_anomaly,
-        "num_defects": len(prediction.regions.regions),
-        "total_defect_area": prediction.regions.total_area,
-        "defects": [region.as_dict() for region in prediction.regions.regions],
-        "mask_path": str(mask_path),
-        "overlay_path": None if overlay_path is None else str(overlay_path),
-    }
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where images are looked at and what was seen is written down; used by several threads."""
+
+    looker: Looker
+    out: Path
+    names: dict[Path, str]
+    truth: dict[Path, Sample]
+    overlays: bool
+
+    def inspect(self, paths: Sequence[Path]) -> list[dict[str, Any] | BadImage]:
+        """Rows of `preds.jsonl`, after masks and overlays are in place, or why there is none."""
+        loaded = [(path, _load(path)) for path in paths]
+        images = [image for _, image in loaded if not isinstance(image, BadImage)]
+        predictions = iter(self.looker.predict(images))
+        return [image if isinstance(image, BadImage) else self._write(path, image, next(predictions)) for path, image in loaded]
+
+    def _write(self, path: Path, image: np.ndarray, prediction: Prediction) -> dict[str, Any]:
+        sample, thresholds = self.truth.get(path.resolve()) if self.truth else None, self.looker.thresholds
+        mask_path = self.out / "masks" / f"{self.names[path]}.png"
+        write_mask(mask_path, prediction.regions.mask)
+        overlay_path = self.out / "overlays" / f"{self.names[path]}.jpg" if self.overlays else None
+        if overlay_path is not None:
+            truth = read_mask(sample.mask_path) if sample is not None and sample.mask_path is not None else None
+            picture = draw_overlay(image, prediction.anomaly_map, thresholds, regions=prediction.regions.mask, truth=truth)
+            text = f"{'NG' if prediction.is_anomaly else 'OK'}  {prediction.score:.3f} / {thresholds.image_threshold:.3f}"
+            write_image(overlay_path, caption(picture, text, alarm=prediction.is_anomaly))
+        return {
+            "image_path": str(path),
+            "image_sha256": file_hash(path),
+            "model": self.looker.model,
+            "category": self.looker.category,
+            "image_size": list(image.shape[:2]),
+            "gt_label": sample.label if sample is not None else None,
+            "pred_score": prediction.score,
+            "image_threshold": thresholds.image_threshold,
+            "pixel_threshold": thresholds.pixel_threshold,
+            "label": "NG" if prediction.is_anomaly else "OK",
+            "is_anomaly": prediction.is_anomaly,
+            "num_defects": len(prediction.regions.regions),
+            "total_defect_area": prediction.regions.total_area,
+            "defects": [region.as_dict() for region in prediction.regions.regions],
+            "mask_path": str(mask_path),
+            "overlay_path": None if overlay_path is None else str(overlay_path),
+        }
 
 
-class _Journal:
-    """Rows of an unfinished inspection; another run, thresholds or options start it anew."""
-
-    def __init__(self, path: Path, fingerprint: str, overlays: bool) -> None:
-        self._path = path
-        self._key = hashlib.sha256(f"{fingerprint}{overlays}".encode()).hexdigest()
-        kept = [entry for entry in read_jsonl(path) if entry.get("key") == self._key]
-        self._rows: dict[str, dict[str, Any]] = {entry["row"]["image_path"]: entry["row"] for entry in kept}
-        if not kept:
-            path.unlink(missing_ok=True)
-
-    def holds(self, path: Path) -> bool:
-        """True when the image was finished and has not changed since."""
-        row = self._rows.get(str(path))
-        if row is None:
-            return False
-        try:
-            unchanged = file_hash(path) == row["image_sha256"]
-        except AoiError:
-            unchanged = False
-        written = Path(row["mask_path"]).is_file() and (row["overlay_path"] is None or Path(row["overlay_path"]).is_file())
-        if not (unchanged and written):
-            del self._rows[str(path)]
-            return False
-        return True
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Book finished images, after their files are in place."""
-        self._rows |= {row["image_path"]: row for row in rows}
-        append_jsonl(self._path, [{"key": self._key, "row": row} for row in rows])
-
-    def rows_of(self, paths: Sequence[Path]) -> list[dict[str, Any]]:
-        """All finished rows in the order of `paths`."""
-        return [self._rows[str(path)] for path in paths if str(path) in self._rows]
-
-    def remove(self) -> None:
-        """The inspection is finished; the next one starts anew."""
-        self._path.unlink(missing_ok=True)
+def _load(path: Path) -> np.ndarray | BadImage:
+    try:
+        return read_image(path)
+    except DataError as error:
+        return BadImage(path, error.message)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aoi.detect.calibration import Thresholds
+from aoi.detect.verdict import Thresholds
 
 
 def _writer(folder: Path) -> Any:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from aoi.data.lettering import draw_text, fit_text
-from aoi.detect.calibration import Thresholds
+from aoi.detect.verdict import Thresholds
 
 RED, GREEN, WHITE = (210, 40, 40), (30, 140, 60), (255, 255, 255)
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from aoi.data.images import resize_image
-from aoi.detect.calibration import Thresholds
+from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
-from aoi.detect.regions import Regions, find_regions
 from aoi.detect.run_folder import RunFolder, load_detector
+from aoi.detect.verdict import Judge, Prediction, Thresholds
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """What a detector says of one image."""
-
-    score: float
-    """Raw image score."""
-    is_anomaly: bool
-    """True when the score is above the image threshold."""
-    anomaly_map: np.ndarray
-    """HW float32 raw scores at the image's own size."""
-    regions: Regions
-    """Where the map is above the pixel threshold, at the image's own size."""
+READERS = 3
+"""Images are read and results written by this many threads; the network itself is one at a time and has its own."""
 
 
 class Predictor:
@@ -41,30 +29,30 @@ class Predictor:
         ModelError: not a finished run, or a torn file in it.
     """
 
+    batch = 8
+    workers = READERS
+
     def __init__(self, run: Path, *, device: str = "auto") -> None:
         folder = RunFolder(run)
         self.config = folder.read_config()
+        self.model, self.category, self.run_id = self.config.model, self.config.category, run.resolve().name
         self.thresholds: Thresholds = folder.read_thresholds()
         self.fingerprint = str(folder.read_meta()["created_at"]) + str(self.thresholds)
+        self._judge = Judge(self.thresholds, self.config.min_area, self.config.max_area)
         self._detector, self._backbone = load_detector(folder, device=device)
+        self._turn = threading.Lock()
+
+    def scores(self, images: Sequence[np.ndarray]) -> Scores:
+        """Raw maps at the network's input size and image scores of HWC uint8 RGB images of any size."""
+        size = self.config.image_size
+        pixels = np.stack([resize_image(image, size) for image in images])
+        with self._turn:
+            maps = {name: found.cpu().numpy() for name, found in self._backbone(pixels).items()}
+            return self._detector.score(FeatureSet(maps, size, tuple(Path(str(i)) for i in range(len(images)))))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Inspect HWC uint8 RGB images of any size."""
+        """Inspect HWC uint8 RGB images of any size; may be called from several threads."""
         if not images:
             return []
-        size = self.config.image_size
-        maps = self._backbone(np.stack([resize_image(image, size) for image in images]))
-        features = FeatureSet(
-            {name: found.cpu().numpy() for name, found in maps.items()}, size, tuple(Path(str(i)) for i in range(len(images)))
-        )
-        scores = self._detector.score(features)
-        return [
-            self._judge(image, anomaly_map, float(score))
-            for image, anomaly_map, score in zip(images, scores.maps, scores.image_scores, strict=True)
-        ]
-
-    def _judge(self, image: np.ndarray, anomaly_map: np.ndarray, score: float) -> Prediction:
-        height, width = image.shape[:2]
-        at_image_size = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
-        regions = find_regions(at_image_size, self.thresholds.pixel_threshold, min_area=self.config.min_area, max_area=self.config.max_area)
-        return Prediction(score, score > self.thresholds.image_threshold, at_image_size, regions)
+        scores = self.scores(images)
+        return [self._judge(*each) for each in zip(images, scores.maps, scores.image_scores.tolist(), strict=True)]
