@@ -125,6 +125,7 @@ def fit(
     weights: Weights = None,
     image_size: ImageSize = "256",
     layers: Annotated[str | None, typer.Option(help="Feature layers, comma-separated; default: by stride.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16, or auto (bfloat16 where it is faster).")] = "float32",
     coreset_ratio: Annotated[float | None, typer.Option(help="PatchCore: share of patches kept.")] = None,
     dims: Annotated[int | None, typer.Option(help="PaDiM: channels kept.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Any other detector option, KEY=VALUE; may be repeated.")] = None,
@@ -142,7 +143,7 @@ def fit(
 
     source = one_of("--threshold-source", threshold_source, ("crossval", "holdout", "train"))
     options = FitOptions(
-        model=model, backbone=backbone, weights=weights, image_size=size_of(image_size), layers=names_of(layers),
+        model=model, precision=precision, backbone=backbone, weights=weights, image_size=size_of(image_size), layers=names_of(layers),
         options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims), seed=seed, device=device, overwrite=overwrite,
         threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
     )  # fmt: skip

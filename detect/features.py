@@ -16,23 +16,12 @@ from aoi.data.images import read_image, resize_image
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
 from aoi.detect.feature_store import StoredMaps, read_folder, written_folder
+from aoi.detect.verdict import BadImage
 from aoi.errors import DataError
 
 BATCH = 16
 """Images per forward pass; fixed, so that an image's features do not depend on how a command was split up."""
 CACHE_SCHEMA = 2
-
-
-@dataclass(frozen=True, slots=True)
-class BadImage:
-    """An image that could not be used, and why."""
-
-    path: Path
-    reason: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The row of a report."""
-        return {"image_path": str(self.path), "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +170,7 @@ def _batches(
 
 
 def _cache_key(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(repr((CACHE_SCHEMA, backbone.fingerprint, backbone.layers, image_size)).encode())
+    digest = hashlib.sha256(repr((CACHE_SCHEMA, backbone.fingerprint, backbone.precision, backbone.layers, image_size)).encode())
     with ThreadPoolExecutor(max_workers=2) as pool:
         for content in pool.map(_hash_or_reason, paths):
             digest.update(content.encode())

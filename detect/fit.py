@@ -23,16 +23,15 @@ from aoi.detect.calibration import (
     IMAGE_PERCENTILE,
     PIXEL_PERCENTILE,
     GoodScores,
-    Thresholds,
-    ThresholdSource,
     good_scores,
     thresholds_from,
 )
 from aoi.detect.detector import Detector, detector_family, make_detector
-from aoi.detect.features import BadImage, FeatureSet, extract
+from aoi.detect.features import FeatureSet, extract
 from aoi.detect.logs import log_fit
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import RunConfig, RunFolder, save_detector, write_config, write_meta
+from aoi.detect.verdict import BadImage, Thresholds, ThresholdSource
 from aoi.detect.weights import backbone_identity
 from aoi.errors import ConfigError, DataError
 
@@ -45,6 +44,8 @@ class FitOptions:
     backbone: str | None = None
     """Weight name; None for the best that is on this machine, the embedded one at the least."""
     weights: Path | None = None
+    precision: str = "float32"
+    """Of the backbone's arithmetic: float32, bfloat16, or auto for bfloat16 where the hardware is faster at it."""
     image_size: tuple[int, int] = (256, 256)
     """Height, width of the network's input."""
     layers: tuple[str, ...] | None = None
@@ -125,7 +126,7 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     source = open_dataset(dataset)
     require_train_good(source)
     backbone, family = load_backbone(options.backbone, options.weights, device=options.device), detector_family(options.model)
-    backbone = backbone.with_layers(options.layers or backbone.layers_for(family.strides))
+    backbone = backbone.with_layers(options.layers or backbone.layers_for(family.strides)).with_precision(options.precision)
     template = make_detector(options.model, options.options, layers=backbone.layers, seed=options.seed, device=backbone.device)
     config = _resolved(source, backbone, template.options, options)
     folder = RunFolder(out or _default_folder(config))
@@ -168,6 +169,7 @@ def _resolved(source: Dataset, backbone: Backbone, checked: Any, options: FitOpt
         category=source.name,
         backbone=backbone.name,
         weights=backbone.source,
+        precision=backbone.precision,
         layers=backbone.layers,
         image_size=options.image_size,
         seed=options.seed,

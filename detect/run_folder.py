@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,8 +13,8 @@ from aoi.configs.strict import StrictModel, load_yaml, validated
 from aoi.data.files import atomic_path, read_json, write_json, write_text
 from aoi.data.provenance import SCHEMA_VERSION
 from aoi.detect.backbones import Backbone, resolve_device
-from aoi.detect.calibration import Thresholds, ThresholdSource
 from aoi.detect.detector import Detector, make_detector
+from aoi.detect.verdict import Thresholds, ThresholdSource
 from aoi.errors import AoiError, ModelError
 
 
@@ -27,6 +27,8 @@ class RunConfig(StrictModel):
     backbone: str
     weights: str
     """Where the backbone's weights came from."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's arithmetic."""
     layers: tuple[str, ...]
     image_size: tuple[int, int]
     """Height, width."""
@@ -145,7 +147,8 @@ def load_detector(folder: RunFolder, *, device: str = "cpu") -> tuple[Detector, 
 
     device = resolve_device(device)
     config, meta = folder.read_config(), folder.read_meta()
-    backbone = restore_backbone(config.backbone, folder.backbone, meta["backbone"], device=device).with_layers(config.layers)
+    backbone = restore_backbone(config.backbone, folder.backbone, meta["backbone"], device=device)
+    backbone = backbone.with_layers(config.layers).with_precision(config.precision)
     detector = make_detector(config.model, config.options, layers=config.layers, seed=config.seed, device=backbone.device)
     try:
         detector.restore(load_file(folder.weights), config.image_size)
