@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from aoi.bench.fusion import Choice, Judge, choose_fusion
 from aoi.bench.heldout import HeldOut
 from aoi.bench.material import RealImages, SynthImages
 from aoi.bench.plan import Plan
+from aoi.bench.selection import Maker, Material, Tried, agreement, chosen, scores_of, try_candidates
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
 from aoi.detect.calibration import GoodScores, thresholds_from
 from aoi.detect.detector import Scores
 from aoi.detect.head import QUANTILES, WEIGHTS, Head, HeadOptions, fit_fusion, train_head
+from aoi.metrics.pro import aupro
 from aoi.metrics.ranking import f1_max, roc_curve
 
 
@@ -32,6 +34,9 @@ class Group:
     held_out: HeldOut
     head_layers: tuple[str, ...]
     """Feature maps a head reads, finest first."""
+    detector: str
+    make: Maker
+    """A detector of this kind with other settings."""
     seed: int
     plan: Plan
 
@@ -153,5 +158,39 @@ def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray
     return found
 
 
-RULES: dict[str, CouplingRule] = {"calibrate": calibrate, "head": head}
+def select(group: Group, generator: str, progress: Progress = silent) -> Outcome:
+    """The detector's settings that find held-out synthetic defects best, fitted on all good images; fold 0 is held out to choose."""
+    plan, images, fold, real = group.plan.select, group.synth[generator], group.held_out.fold, group.real
+    learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
+    drawn = np.flatnonzero(fold[images.sources] == 0)
+    material = Material(real.train.take(learned), real.train.take(kept), images.features.take(drawn), images.masks[drawn])
+    tried = try_candidates(material, plan, group.detector, group.make, progress)
+    pick = chosen(tried)
+    (good,) = scores_of(pick, plan, group.detector, group.make, material.train, material.good)
+    (test,) = scores_of(pick, plan, group.detector, group.make, real.train, real.test)
+    details: dict[str, Any] = {
+        "chosen": pick.as_dict(plan.candidates[group.detector]),
+        "tried": [each.as_dict(plan.candidates[group.detector]) for each in tried],
+        "image_score": plan.image_score,
+    }
+    if plan.oracle:
+        details |= _oracle(group, tried)
+    if plan.image_score == "selected":
+        outcome = _with_percentiles(group, test.maps, test.image_scores, good, kept)
+        return replace(outcome, details=details)
+    outcome, alone = _with_percentiles(group, test.maps, group.test.image_scores, good, kept), baseline(group)
+    return replace(outcome, image_threshold=alone.image_threshold, details=details)
+
+
+def _oracle(group: Group, tried: list[Tried]) -> dict[str, Any]:
+    """What every setting would have reached on the real test images; reported, never used."""
+    real, annotated = group.real, group.real.annotated
+    reached = []
+    for each in tried:
+        (scores,) = scores_of(each, group.plan.select, group.detector, group.make, real.train, real.test)
+        reached.append(float(aupro(scores.maps[annotated], real.masks[annotated])))
+    return {"test": [round(value, 5) for value in reached], **agreement([each.validation for each in tried], reached)}
+
+
+RULES: dict[str, CouplingRule] = {"calibrate": calibrate, "head": head, "select": select}
 """By the name a plan gives them."""

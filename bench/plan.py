@@ -16,9 +16,10 @@ from aoi.errors import ConfigError
 NONE = "none"
 """The generator and the coupling of the baseline."""
 
-Coupling = Literal["calibrate", "head"]
+Coupling = Literal["calibrate", "head", "select"]
 COUPLINGS: dict[str, str] = {
     "calibrate": "may move thresholds, F1, escapes and overkill; cannot move AUROC, AUPRO or AP (the control)",
+    "select": "moves the map, hence the pixel metrics; moves the image score only where the plan says so",
     "head": "moves the map, hence the pixel metrics; moves the image score only under another rule than one-class",
 }
 """What each coupling is allowed to change."""
@@ -63,6 +64,32 @@ class HeadPlan(StrictModel):
         return "auto" in (self.weight, self.quantile)
 
 
+class Candidate(StrictModel):
+    """Settings a detector might have."""
+
+    strides: tuple[int, ...] | None = Field(default=None, min_length=1, description="of the feature maps it reads; null for its own")
+    options: dict[str, Any] = Field(default={}, description="fields of the detector's options that differ from the plan's")
+
+
+class SelectPlan(StrictModel):
+    """Which settings are tried on invented defects; see `aoi.bench.selection`."""
+
+    candidates: dict[str, tuple[Candidate, ...]] = Field(
+        default={
+            "patchcore": (Candidate(), Candidate(strides=(8,)), Candidate(strides=(16,)), Candidate(options={"coreset_ratio": 0.05})),
+            "padim": (Candidate(), Candidate(options={"dims": 200}), Candidate(strides=(8, 16)), Candidate(strides=(4, 8))),
+        },
+        description="for each detector, its own settings first: they stay unless another is clearly better",
+    )
+    sigmas: tuple[float, ...] = Field(
+        default=(4.0, 2.0, 8.0), min_length=1, description="of the map's Gaussian, pixels, the usual one first"
+    )
+    image_score: Literal["one-class", "selected"] = Field(
+        default="one-class", description="of the detector with its own settings, or with the chosen ones"
+    )
+    oracle: bool = Field(default=False, description="also score every candidate on the real test images, to report how well the choice was")
+
+
 class Plan(StrictModel):
     """Everything that decides the numbers of an ablation."""
 
@@ -82,6 +109,7 @@ class Plan(StrictModel):
         default={"patchcore": {"coreset_ratio": 0.01}}, description="options of each detector; the default keeps a bank of 1 %"
     )
     head: HeadPlan = HeadPlan()
+    select: SelectPlan = SelectPlan()
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
     device: str = "auto"
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from aoi.bench.heldout import cross_validate
 from aoi.bench.ledger import Ledger, identity_of
 from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, drop, real_images, synth_images
 from aoi.bench.measure import arm_metrics
-from aoi.bench.plan import Arm, Plan, settings
+from aoi.bench.plan import Arm, Candidate, Plan, settings
 from aoi.bench.results import BenchResult, aggregate, write_results
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json
@@ -90,7 +91,8 @@ def _prepare(plan: Plan, out: Path, datasets: int, progress: Progress) -> _Run:
     for name in plan.detectors:
         make_detector(name, plan.options.get(name), layers=layers[name], seed=0, device=backbone.device)
     head_layers = backbone.layers_for(HEAD_STRIDES)
-    every = {layer for found in (*layers.values(), head_layers) for layer in found}
+    selected = [backbone.layers_for(c.strides) for name in plan.detectors for c in plan.select.candidates.get(name, ()) if c.strides]
+    every = {layer for found in (*layers.values(), head_layers, *(selected if "select" in plan.couplings else ())) for layer in found}
     backbone = backbone.with_layers(sorted(every))
     write_json(out / "plan.json", plan.model_dump(mode="json"))
     meta = provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(backbone)}
@@ -169,7 +171,14 @@ def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector:
     with run.timed("held-out scores"):
         drawn = {name: (only(images.features, layers), images.sources) for name, images in synth.items()}
         held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
-    return Group(real, synth, scores, held_out, run.head_layers, seed, run.plan)
+    return Group(real, synth, scores, held_out, run.head_layers, detector, partial(_variant, run, detector, seed), seed, run.plan)
+
+
+def _variant(run: _Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
+    """A detector with a candidate's settings, without smoothing, and the feature maps it reads."""
+    layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
+    options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
+    return make_detector(detector, options, layers=layers, seed=seed, device=run.backbone.device), layers
 
 
 def only(features: FeatureSet, layers: tuple[str, ...]) -> FeatureSet:
