@@ -230,6 +230,8 @@ class DiffusionGenerator:
         if _is_grey(canvas.clean):
             toned = np.repeat(toned.mean(axis=-1, keepdims=True), 3, axis=-1)
         whole = canvas.square.put(toned, shape)
+        if self.settings.grain and canvas.square.side > canvas.square.resolution:
+            whole += lost_grain(canvas.job.image, canvas.square.put(canvas.clean.astype(np.float32), shape), whole, canvas.square)
         return compose(canvas.job.image, whole, opacity), opacity > 0
 
 
@@ -249,6 +251,27 @@ def same_tone(clean: np.ndarray, painted: np.ndarray, repainted: np.ndarray, rea
         return painted.astype(np.float32)
     shift = (clean.astype(np.float32) - painted.astype(np.float32))[around].mean(axis=0)
     return np.asarray(painted.astype(np.float32) + shift, np.float32)
+
+
+def lost_grain(image: np.ndarray, seen: np.ndarray, painted: np.ndarray, square: Square) -> np.ndarray:
+    """The fine texture of `image` that the model could not see, since its picture of the square is smaller than the square.
+
+    Where the painted surface is darker or brighter than the old one, the texture is fainter or stronger by as much, at most by half.
+
+    Args:
+        image: HWC uint8, the good image.
+        seen: HWC float32, what is left of it at the model's resolution, back at its place; 0 outside the square.
+        painted: HWC float32, what the model painted; 0 outside the square.
+        square: where.
+
+    Returns:
+        HWC float32, 0 outside the square.
+    """
+    reach = 4 * square.side / square.resolution
+    old, new = (cv2.GaussianBlur(each.mean(axis=-1), (0, 0), reach) for each in (seen, painted))
+    gain = np.clip((new + 1) / (old + 1), 0, 1.5)[..., None]
+    inside = square.put(np.ones((square.resolution,) * 2, np.float32), (image.shape[0], image.shape[1]))[..., None] > 0.5
+    return np.asarray(np.where(inside, (image.astype(np.float32) - seen) * gain, 0), np.float32)
 
 
 def sentence(spec: DefectSpec) -> str:

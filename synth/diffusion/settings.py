@@ -47,6 +47,8 @@ class DiffusionSettings:
     """Side of the square the model paints, pixels; None takes what it was trained on."""
     feather: float = 4.0
     """Pixels of that square over which the new picture fades into the old one."""
+    grain: bool = True
+    """Put back the good image's fine texture where the square is larger than what the model paints, so that no patch comes out blurred."""
     candidates: int = 1
     """Pictures painted for each defect; the one that changed most inside the mask is kept."""
     batch_size: int = 4

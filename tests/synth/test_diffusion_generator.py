@@ -14,6 +14,8 @@ import torch
 from aoi.captions.spec import DefectSpec
 from aoi.errors import ConfigError, ModelError
 from aoi.synth.diffusion.catalogue import fetch, find_model, locate_model, models
+from aoi.synth.diffusion.crop import Square
+from aoi.synth.diffusion.generator import lost_grain
 from aoi.synth.diffusion.pipeline import open_inpainter
 from aoi.synth.diffusion.settings import DiffusionSettings
 from aoi.synth.region import Region, find_region
@@ -202,3 +204,18 @@ def test_a_checkpoint_may_say_what_it_paints_best_with(tiny_inpainting, tmp_path
     (folder / "aoi.json").write_text('{"guidance": "much"}')
     with pytest.raises(ModelError, match="damaged"):
         open_inpainter(DiffusionSettings(model=str(folder)))
+
+
+def test_where_the_model_sees_less_than_the_image_shows_the_grain_comes_back():
+    """A picture painted as it was comes out as it was, however much larger the square is than the model's resolution."""
+    rng = np.random.default_rng(0)
+    image = np.clip(rng.normal(120, 30, (200, 260, 3)), 0, 255).astype(np.uint8)
+    square = Square(10, 20, 160, 64)
+    seen = square.put(square.cut(image).astype(np.float32), (200, 260))
+    inside = np.zeros((200, 260), bool)
+    inside[10:170, 20:180] = True
+    restored = seen + lost_grain(image, seen, seen, square)
+    np.testing.assert_allclose(restored[inside], image[inside], atol=1e-3)
+    assert not restored[~inside].any()
+    darker = lost_grain(image, seen, seen * 0.3, square)
+    assert 0.2 < darker[inside].std() / (restored - seen)[inside].std() < 0.4
