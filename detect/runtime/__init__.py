@@ -1,0 +1,1 @@
+"""Exported detectors without torch: what runs on the line."""

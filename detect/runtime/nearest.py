@@ -1,0 +1,149 @@
+"""The distance to the nearest feature of a bank, exact, at the speed of products in bfloat16.
+
+-|q - c|²/2 is one product of longer vectors: three numbers more on each side carry -|q|²/2 and -|c|²/2, split so that bfloat16 holds
+them without loss. What comes out is small where it matters, for the neighbours, so that an output in bfloat16 is fine enough there.
+The network gives the `CANDIDATES` best of each tile of the bank; whichever of them the error bound cannot rule out are compared by
+their differences in float32. Where the bound cannot rule out what was not given, the row is searched again in float32.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+CANDIDATES = 8
+TILE = 4096
+_HALF_UNIT = 2.0**-9
+"""Of bfloat16: how far rounding moves a number, relative."""
+
+
+class NearestBank:
+    """M×D float32 features on OpenVINO, searched by P rows at a time, from any number of threads.
+
+    Args:
+        core: an OpenVINO core.
+        bank: M×D float32.
+        rows: P, how many rows every search has.
+        options: of the compiled network; the precision hint is set here.
+        coarse: whether the processor has products in bfloat16.
+    """
+
+    def __init__(self, core: Any, bank: np.ndarray, rows: int, options: dict[str, Any], *, coarse: bool) -> None:
+        self._offset = bank.mean(0)
+        self._bank = np.ascontiguousarray(bank - self._offset, np.float32)
+        self._half = np.einsum("ij,ij->i", self._bank, self._bank) / 2
+        norms = np.sqrt(2 * self._half.astype(np.float64))
+        self._largest = float(norms.max())
+        self._depth = self._bank.shape[1]
+        self._width = -(-(self._depth + 6) // 32) * 32
+        points = np.zeros((len(bank), self._width), np.float32)
+        points[:, : self._depth] = self._bank
+        points[:, self._depth : self._depth + 3] = 1
+        points[:, self._depth + 3 : self._depth + 6] = thirds(self._half)
+        self._given = min(CANDIDATES, len(bank))
+        hint = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32"}
+        self._search = core.compile_model(_search_network(points, rows, self._given), "CPU", options | hint)
+        self._rows = rows
+        self._own = threading.local()
+
+    def nearest(self, embedding: np.ndarray) -> np.ndarray:
+        """Euclidean distance of each of P×D float32 rows to the bank, P float32."""
+        queries, request = self._scratch()
+        rows = queries[:, : self._depth]
+        np.subtract(embedding, self._offset, out=rows)
+        half = np.einsum("ij,ij->i", rows, rows) / 2
+        queries[:, self._depth : self._depth + 3] = -thirds(half)
+        request.infer([queries], share_inputs=True)
+        values, numbers = (request.get_output_tensor(i).data for i in range(2))
+        best = values.max(1)
+        cut = best - self._window(half, best)
+        hits = values >= cut[:, None]
+        row, place = np.nonzero(hits)
+        squared = self._squared(rows, row, numbers[row, place])
+        found = np.minimum.reduceat(squared, np.flatnonzero(np.diff(row, prepend=-1)))
+        if self._given < len(self._bank):
+            self._search_again(rows, self._unsure(hits), found)
+        return np.sqrt(found)
+
+    def reweight(self, embedding: np.ndarray, distance: np.ndarray, neighbours: int) -> float:
+        """The largest patch distance of an image and how crowded the bank is around its neighbour (PatchCore eq. 7).
+
+        Args:
+            embedding: P×D float32, the image's rows.
+            distance: P float32, of `nearest`.
+            neighbours: of the bank, around the nearest.
+        """
+        top = int(distance.argmax())
+        if neighbours == 1 or len(self._bank) == 1:
+            return float(distance[top])
+        query = embedding[top] - self._offset
+        centre = self._bank[(self._half - self._bank @ query).argmin()]
+        affinity = self._half - self._bank @ centre
+        around = np.argpartition(affinity, min(neighbours, len(affinity)) - 1)[: min(neighbours, len(affinity))]
+        around = around[np.argsort(affinity[around], kind="stable")]
+        support = np.linalg.norm(query - self._bank[around], axis=1).astype(np.float64)
+        shares = np.exp(support - support.max())
+        return float((1 - shares[0] / shares.sum()) * distance[top])
+
+    def _scratch(self) -> tuple[np.ndarray, Any]:
+        """This thread's own queries, P×width float32, and its own request."""
+        if not hasattr(self._own, "queries"):
+            self._own.queries = np.zeros((self._rows, self._width), np.float32)
+            self._own.queries[:, self._depth + 3 : self._depth + 6] = -1
+            self._own.request = self._search.create_infer_request()
+        return self._own.queries, self._own.request
+
+    def _window(self, half: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """How far below the best a value may be and still belong to the nearest, P.
+
+        A product of rounded factors is off by at most (2u + u²) |q||c|, u the half unit of bfloat16; sums in float32 add depth · 2⁻²⁴ of
+        what they sum; the output is rounded once more.
+        """
+        norm = np.sqrt(2 * half)
+        error = (2 * _HALF_UNIT + _HALF_UNIT**2) * norm * self._largest + self._width * 2.0**-24 * (norm + self._largest) ** 2
+        return np.asarray(2 * error + 4 * _HALF_UNIT * (np.abs(best) + 2 * error))
+
+    def _unsure(self, hits: np.ndarray) -> np.ndarray:
+        """Rows of which a tile gave nothing but candidates: there may be more."""
+        return np.flatnonzero(hits.reshape(len(hits), -1, self._given).all(2).any(1))
+
+    def _search_again(self, rows: np.ndarray, unsure: np.ndarray, found: np.ndarray) -> None:
+        for start in range(0, len(unsure), 128):
+            part = unsure[start : start + 128]
+            number = (self._half - rows[part] @ self._bank.T).argmin(1)
+            found[part] = np.minimum(found[part], self._squared(rows, part, number))
+
+    def _squared(self, rows: np.ndarray, row: np.ndarray, number: np.ndarray) -> np.ndarray:
+        """Squared distances of pairs from their differences, float32."""
+        difference = rows[row] - self._bank[number]
+        return np.asarray(np.einsum("ij,ij->i", difference, difference))
+
+
+def thirds(values: np.ndarray) -> np.ndarray:
+    """n float32 as n×3 numbers that bfloat16 holds exactly and whose sum they are (8 + 8 + 8 bits of 24)."""
+    rest = np.asarray(values, np.float32)
+    parts = []
+    for _ in range(3):
+        parts.append((np.ascontiguousarray(rest).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+        rest = rest - parts[-1]
+    return np.stack(parts, axis=1)
+
+
+def _search_network(points: np.ndarray, rows: int, given: int) -> Any:
+    """P×width queries to the `given` greatest products with every tile of the points, and the points' numbers."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    queries = ops.parameter([rows, points.shape[1]], np.float32)
+    # The last tile reaches back into the one before it, so that all have `given` points; a point found twice does no harm.
+    starts = range(0, len(points), TILE)
+    best = []
+    for start in starts:
+        low = max(0, min(start, len(points) - given))
+        product = ops.matmul(queries, ops.constant(points[low : start + TILE]), False, True)
+        top = ops.topk(product, ops.constant(given), 1, "max", "value")
+        best.append((top.output(0), ops.add(top.output(1), ops.constant(np.int32(low))).output(0)))
+    values, numbers = ([pair[i] for pair in best] for i in range(2))
+    return ov.Model([ops.concat(values, 1), ops.concat(numbers, 1)], [queries], "nearest")

@@ -1,0 +1,127 @@
+"""Raw scores on OpenVINO: the exported network, cut before the search of the bank where there is one."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from aoi.detect.runtime.export_folder import AGAIN, ExportFolder, Manifest
+from aoi.detect.runtime.nearest import NearestBank
+from aoi.detect.smoothing import smoothing_matrix
+from aoi.errors import BackendUnavailable, ConfigError, ModelError
+
+EMBEDDING = "embedding"
+"""Name of the operation that the search starts from."""
+_WHOLE_BATCH = 8
+"""Images at once where the network is all: PaDiM's matrices are then read once for eight images."""
+
+
+class OpenVinoEngine:
+    """An OpenVINO export in memory; every thread has its own request.
+
+    Args:
+        folder: the export.
+        manifest: what `folder.read` gave.
+        arithmetic: fp32, bf16, or auto for bf16 where the processor has it.
+        workers: threads that will ask.
+        cut: search the bank outside the network where it has one; the result is the same, and faster.
+
+    Raises:
+        BackendUnavailable: OpenVINO is not installed.
+        ConfigError: bf16 on a processor without it.
+        ModelError: OpenVINO does not take the network.
+    """
+
+    def __init__(self, folder: ExportFolder, manifest: Manifest, *, arithmetic: str, workers: int, cut: bool = True) -> None:
+        core = open_core()
+        self.arithmetic = resolve_arithmetic(core, arithmetic)
+        self._search = manifest.search if cut else None
+        self._size = manifest.image_size
+        self.batch = 1 if self._search else _WHOLE_BATCH
+        options = {"NUM_STREAMS": workers, "INFERENCE_NUM_THREADS": workers, "ENABLE_CPU_PINNING": False}
+        hint = {"INFERENCE_PRECISION_HINT": "bf16" if self.arithmetic == "bf16" else "f32"}
+        try:
+            network = core.read_model(str(folder.network("openvino")))
+            if self._search is not None:
+                network = _cut(network)
+            network.reshape([self.batch, *self._size, 3])
+            self._network = core.compile_model(network, "CPU", options | hint)
+        except (RuntimeError, ValueError, StopIteration) as error:
+            said = str(error).strip().splitlines()
+            raise ModelError(f"OpenVINO cannot use {folder.network('openvino')}: {said[-1] if said else error!r}", hint=AGAIN) from error
+        if self._search is not None:
+            bank = np.load(folder.bank, allow_pickle=False).astype(np.float32)
+            rows = self._search.grid[0] * self._search.grid[1]
+            self._bank = NearestBank(core, bank, rows, options, coarse=has_bf16(core))
+        self._own = threading.local()
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Raw maps n×H×W float32 and raw image scores n float64 of n×H×W×3 uint8 RGB, n at most `batch`."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._network.create_infer_request()
+        request, count = self._own.request, len(images)
+        full = images if count == self.batch else np.concatenate([images, np.repeat(images[-1:], self.batch - count, axis=0)])
+        request.infer([np.ascontiguousarray(full)], share_inputs=True)
+        if self._search is not None:
+            anomaly_map, score = self._after_embedding(request.get_output_tensor(0).data[0])
+            return anomaly_map[None], np.array([score])
+        maps, found = (request.get_output_tensor(i).data[:count] for i in range(2))
+        return maps.copy(), found.astype(np.float64)
+
+    def _after_embedding(self, embedding: np.ndarray) -> tuple[np.ndarray, float]:
+        """P×D float32 to the map and the score of one image."""
+        assert self._search is not None
+        search, distance = self._search, self._bank.nearest(embedding)
+        rows, columns = (
+            smoothing_matrix(coarse, fine, search.blur_sigma, search.upsampling)  # type: ignore[arg-type]
+            for coarse, fine in zip(search.grid, self._size, strict=True)
+        )
+        anomaly_map = rows @ distance.reshape(search.grid) @ columns.T
+        if search.image_score == "patch":
+            return anomaly_map, self._bank.reweight(embedding, distance, search.neighbours)
+        return anomaly_map, float(anomaly_map.max())
+
+
+def open_core() -> Any:
+    """An OpenVINO core.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendUnavailable("OpenVINO is not installed", hint="install it: `pip install aoi[openvino]`") from error
+    return openvino.Core()
+
+
+def has_bf16(core: Any) -> bool:
+    """Whether the processor has products in bfloat16."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def resolve_arithmetic(core: Any, arithmetic: str) -> str:
+    """`fp32` or `bf16`.
+
+    Raises:
+        ConfigError: bf16 on a processor without it.
+    """
+    if arithmetic == "auto":
+        return "bf16" if has_bf16(core) else "fp32"
+    if arithmetic == "bf16" and not has_bf16(core):
+        raise ConfigError("this processor has no bfloat16 products", hint="use --arithmetic fp32, or auto")
+    return arithmetic
+
+
+def _cut(network: Any) -> Any:
+    """The network up to the embedding.
+
+    Raises:
+        StopIteration: it has none.
+    """
+    import openvino as ov
+
+    embedding = next(operation for operation in network.get_ops() if operation.get_friendly_name() == EMBEDDING)
+    return ov.Model([embedding.output(0)], network.get_parameters(), "features")

@@ -1,0 +1,101 @@
+"""An export, ready to look at images: load once, predict many; torch is never imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+
+from aoi.data.files import read_json
+from aoi.data.images import resize_image
+from aoi.detect.runtime.export_folder import ExportFolder, Manifest
+from aoi.detect.verdict import Judge, Prediction
+from aoi.errors import ConfigError
+
+Runtime = Literal["openvino", "onnx"]
+CHUNK = 8
+"""Images a thread takes at a time."""
+
+
+class Engine(Protocol):
+    """What computes raw scores."""
+
+    batch: int
+    arithmetic: str
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Raw maps n×H×W float32 and raw image scores n float64 of n×H×W×3 uint8 RGB, n at most `batch`; from any thread."""
+
+
+class RuntimePredictor:
+    """One export folder in memory.
+
+    Args:
+        export: an export folder.
+        runtime: `openvino` or `onnx`; must be the format of the export.
+        arithmetic: `fp32`; `bf16` or `auto` for OpenVINO.
+        workers: threads that look at images at once; None for one a processor.
+
+    Raises:
+        ModelError: not an export, or a damaged one.
+        ConfigError: an export of another format, or arithmetic that is not to be had.
+        BackendUnavailable: the runtime is not installed.
+    """
+
+    batch = CHUNK
+
+    def __init__(self, export: Path, runtime: Runtime, *, arithmetic: str = "fp32", workers: int | None = None) -> None:
+        folder = ExportFolder(export)
+        self.manifest = folder.read()
+        if self.manifest.format != runtime:
+            raise ConfigError(
+                f"{export} is an export for {self.manifest.format}, not {runtime}",
+                hint="TorchScript is for other programs; export with --format openvino or onnx"
+                if self.manifest.format == "torchscript"
+                else f"use --runtime {self.manifest.format}",
+            )
+        self.model, self.category, self.run_id = self.manifest.model, self.manifest.category, self.manifest.run_id
+        self.thresholds = folder.read_thresholds()
+        self.workers = workers or processors()
+        self._judge = Judge(self.thresholds, self.manifest.min_area, self.manifest.max_area)
+        self._engine = open_engine(folder, self.manifest, arithmetic=arithmetic, workers=self.workers)
+        self.arithmetic = self._engine.arithmetic
+        self.fingerprint = str(read_json(folder.manifest).get("created_at")) + str(self.thresholds) + runtime + self.arithmetic
+        # Every thread has images of its own; threads inside OpenCV would only stand in their way.
+        cv2.setNumThreads(1)
+
+    def scores(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Raw maps N×H×W float32 at the network's input size and image scores N float64 of HWC uint8 RGB images of any size."""
+        pixels = [resize_image(image, self.manifest.image_size) for image in images]
+        parts = [np.stack(pixels[start : start + self._engine.batch]) for start in range(0, len(pixels), self._engine.batch)]
+        found = [self._engine.scores(part) for part in parts]
+        return np.concatenate([maps for maps, _ in found]), np.concatenate([scores for _, scores in found])
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Inspect HWC uint8 RGB images of any size; may be called from several threads."""
+        if not images:
+            return []
+        maps, scores = self.scores(images)
+        return [self._judge(*each) for each in zip(images, maps, scores.tolist(), strict=True)]
+
+
+def open_engine(folder: ExportFolder, manifest: Manifest, *, arithmetic: str, workers: int, cut: bool = True) -> Engine:
+    """The engine for an export's format; `cut` as in `OpenVinoEngine`."""
+    if arithmetic not in ("fp32", "bf16", "auto"):
+        raise ConfigError(f"arithmetic {arithmetic!r} is unknown", hint="choose fp32, bf16 or auto")
+    if manifest.format == "openvino":
+        from aoi.detect.runtime.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(folder, manifest, arithmetic=arithmetic, workers=workers, cut=cut)
+    from aoi.detect.runtime.onnx_engine import OnnxEngine
+
+    return OnnxEngine(folder, manifest, arithmetic=arithmetic)
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
