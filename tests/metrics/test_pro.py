@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aoi.errors import DataError
-from aoi.metrics.pro import aupro, pro_curve
+from aoi.metrics.pro import _STRIDE, _top_negatives, area_up_to, aupro, pro_curve
 
 
 def plain_aupro(maps: np.ndarray, masks: np.ndarray, limit: float) -> float:
@@ -158,3 +158,24 @@ def test_aupro_of_a_hundred_maps_is_fast():
         aupro(maps, masks, (0.3, 0.05))
         best = min(best, time.perf_counter() - start)
     assert best < 1.5
+
+
+@pytest.mark.parametrize("kind", ["random", "many ties", "constant", "columns", "sorted"])
+@pytest.mark.parametrize("wanted", [1, 50, 9_000, 25_000, 35_000])
+def test_the_highest_good_pixels_are_found_whole_wherever_they_lie(kind, wanted, rng):
+    """Samples mislead: scores that repeat with the sample's stride, ties at its edge, maps of one value."""
+    shape = (9, 61, 64)
+    masks = rng.random(shape) < 0.02
+    maps = {
+        "random": lambda: rng.random(shape),
+        "many ties": lambda: rng.integers(0, 4, shape),
+        "constant": lambda: np.full(shape, 7.0),
+        "columns": lambda: (np.arange(np.prod(shape)).reshape(shape) % _STRIDE == 0) * 5.0 + rng.random(shape) * 1e-3,
+        "sorted": lambda: np.arange(np.prod(shape)).reshape(shape),
+    }[kind]().astype(np.float32)
+    good = np.sort(maps[~masks])
+    found = _top_negatives(maps, masks, wanted)
+    assert len(found) >= min(wanted, len(good))
+    np.testing.assert_array_equal(found, good[len(good) - len(found) :])
+    assert len(found) == len(good) or good[len(good) - len(found) - 1] < found[0]
+    assert aupro(maps, masks, 0.2) == pytest.approx(area_up_to(pro_curve(maps, masks), 0.2), abs=1e-12)
