@@ -118,9 +118,7 @@ def _write(
     manifest = _manifest(graph, run, kind, precision, part)
     parity = measure(folder, manifest, pixels, reference, thresholds)
     size = sum((part / name).stat().st_size for name in manifest.files)
-    report = ExportReport(
-        target, kind, precision, manifest.model, manifest.category, manifest.image_size, round(size / 2**20, 2), parity
-    )
+    report = ExportReport(target, kind, precision, manifest.model, manifest.category, manifest.image_size, round(size / 2**20, 2), parity)
     write_json(part / "parity.json", report.as_dict() | {"images": [str(path) for path in compared]})
     folder.write(manifest, _details(graph, run))
     return report

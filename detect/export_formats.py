@@ -105,7 +105,9 @@ def _torchscript(graph: DetectorGraph, path: Path, precision: str, calibration: 
 def _onnx(graph: DetectorGraph, path: Path, precision: str, calibration: np.ndarray) -> None:
     size = sum(value.numel() * value.element_size() for value in graph.whole.state_dict().values())
     if size > ONNX_LIMIT:
-        raise ModelError(f"the network has {size / 2**30:.1f} GiB of weights, ONNX holds 2", hint="use --format openvino, or PaDiM with fewer --dims")
+        raise ModelError(
+            f"the network has {size / 2**30:.1f} GiB of weights, ONNX holds 2", hint="use --format openvino, or PaDiM with fewer --dims"
+        )
     count = torch.export.Dim("count", min=1, max=4096)
     torch.onnx.export(
         graph.whole, (graph.example(),), str(path), input_names=[INPUT], output_names=list(OUTPUTS),
