@@ -74,3 +74,31 @@ def tiny_inpainting(tmp_path_factory) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_inpainting_xl(tiny_inpainting, tmp_path_factory) -> Path:
+    """The same with the two text encoders and the extra conditions of Stable Diffusion XL."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(str(tiny_inpainting / "tokenizer"))
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=32, in_channels=9, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), norm_num_groups=32, use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=8, transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=80,
+    )  # fmt: skip
+    config = CLIPTextConfig(
+        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer), projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("inpainting-xl") / "model"
+    StableDiffusionXLInpaintPipeline(
+        vae=AutoencoderKL.from_pretrained(tiny_inpainting / "vae"), unet=unet, tokenizer=tokenizer, tokenizer_2=tokenizer,
+        text_encoder=CLIPTextModel(config), text_encoder_2=CLIPTextModelWithProjection(config),
+        scheduler=DDIMScheduler.from_pretrained(tiny_inpainting / "scheduler"), add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+    return folder

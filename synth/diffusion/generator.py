@@ -131,10 +131,10 @@ class DiffusionGenerator:
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
         extra = [torch.Generator().manual_seed(seed ^ 0x5EED) for seed in seeds]
         guided = inpainter.guidance > 1
-        words, negative = encode_prompts(
+        words = encode_prompts(
             pipeline, [canvas.prompt for canvas in canvases for _ in range(each)], settings.negative_prompt, guided=guided
         )
-        words = perturbed(words, settings.gpp, extra)
+        words["prompt_embeds"] = perturbed(words["prompt_embeds"], settings.gpp, extra)
         images = np.repeat(np.stack([canvas.clean for canvas in canvases]), each, axis=0)
         masks = np.repeat(np.stack([canvas.repainted for canvas in canvases]), each, axis=0)
         steps = max(inpainter.steps, int(np.ceil(1 / strength)))
@@ -146,8 +146,7 @@ class DiffusionGenerator:
             result = pipeline(
                 image=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1,
                 mask_image=torch.from_numpy(masks)[:, None].float(),
-                prompt_embeds=words,
-                negative_prompt_embeds=negative,
+                **words,
                 height=images.shape[1],
                 width=images.shape[2],
                 strength=strength,

@@ -134,8 +134,8 @@ def _check_kind(pipeline: Any, name: str) -> None:
             f"{name} is not an inpainting model: its UNet takes {unet.config.in_channels} channels, not {2 * latents + 1}",
             hint="choose an inpainting checkpoint, see `aoi models list`",
         )
-    if getattr(pipeline, "text_encoder_2", None) is not None:
-        raise ModelError(f"{name} has two text encoders", hint="choose a checkpoint of the Stable Diffusion 1 or 2 family")
+    if getattr(pipeline, "image_encoder", None) is not None:
+        raise ModelError(f"{name} wants a picture beside the words", hint="choose a checkpoint of the Stable Diffusion 1, 2 or XL family")
 
 
 def _use_ddim(pipeline: Any) -> None:

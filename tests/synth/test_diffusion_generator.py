@@ -219,3 +219,16 @@ def test_where_the_model_sees_less_than_the_image_shows_the_grain_comes_back():
     assert not restored[~inside].any()
     darker = lost_grain(image, seen, seen * 0.3, square)
     assert 0.2 < darker[inside].std() / (restored - seen)[inside].std() < 0.4
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"gpp": 0.5, "mgni": "posterior", "sag": True}, {"guidance": 1.0}], ids=["plain", "all", "unguided"]
+)
+def test_a_checkpoint_with_two_text_encoders_paints_too(tiny_inpainting_xl, image, region, changes):
+    painter = generator(tiny_inpainting_xl, **changes)
+    defects = painter.generate_batch([job(image, region, seed) for seed in (1, 2)])
+    for defect in defects:
+        np.testing.assert_array_equal(defect.image[~defect.repainted], image[~defect.repainted])
+        assert defect.mask.any()
+    other = painter.generate_batch([job(image, region, 1, DefectSpec(kind="anomaly", prompt="rust"))])[0]
+    assert not np.array_equal(defects[0].image, other.image)
