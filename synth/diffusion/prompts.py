@@ -11,7 +11,7 @@ from torch import Tensor
 _PARTS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
 
-def encode_prompts(pipeline: Any, prompts: Sequence[str], negative: str, *, guided: bool) -> dict[str, Tensor | None]:
+def encode_prompts(pipeline: Any, prompts: Sequence[str], negative: str, *, guided: bool) -> dict[str, Any]:
     """Embeddings of prompts and of the negative prompt, as the pipeline's call takes them.
 
     Args:
