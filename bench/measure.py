@@ -7,6 +7,7 @@ import numpy as np
 from aoi.bench.couplings import Outcome
 from aoi.bench.material import RealImages
 from aoi.metrics.decisions import decide
+from aoi.metrics.pimo import aupimo
 from aoi.metrics.summary import evaluate_maps
 
 
@@ -20,6 +21,7 @@ def arm_metrics(outcome: Outcome, real: RealImages) -> dict[str, float | None]:
         "pixel_auroc": found.pixel_auroc,
         "pixel_aupro": found.pixel_aupro,
         "pixel_aupro_05": found.pixel_aupro_05,
+        "pixel_aupimo": pixel_aupimo(outcome.maps[annotated], real.masks[annotated]),
         "pixel_ap": found.pixel_ap,
         "image_f1_max": found.image_f1_max,
         "image_f1": decisions.f1,
@@ -27,6 +29,12 @@ def arm_metrics(outcome: Outcome, real: RealImages) -> dict[str, float | None]:
         "overkill_rate": decisions.overkill_rate,
         "pixel_f1": pixel_f1(outcome.maps[annotated], real.masks[annotated], outcome.pixel_threshold),
     }
+
+
+def pixel_aupimo(maps: np.ndarray, masks: np.ndarray) -> float | None:
+    """Mean AUPIMO of the defective images, None where good or defective images are absent; arguments as in `pixel_f1`."""
+    defective = masks.any(axis=(1, 2))
+    return aupimo(maps, masks) if defective.any() and not defective.all() else None
 
 
 def pixel_f1(maps: np.ndarray, masks: np.ndarray, threshold: float) -> float | None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.plan import COUPLINGS, Arm
+from aoi.bench.judging import Cell, Judgement, TypeRow, cell_of
+from aoi.bench.plan import COUPLINGS, NONE, Arm
+from aoi.bench.statistics import EXCHANGES, LEVEL, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
 from aoi.data.files import write_json, write_text
 
 HIGHER_IS_BETTER = {
@@ -19,6 +21,7 @@ HIGHER_IS_BETTER = {
     "pixel_auroc": True,
     "pixel_aupro": True,
     "pixel_aupro_05": True,
+    "pixel_aupimo": True,
     "pixel_ap": True,
     "image_f1_max": True,
     "image_f1": True,
@@ -33,6 +36,7 @@ TITLES = {
     "pixel_auroc": "pixel AUROC",
     "pixel_aupro": "AUPRO@0.3",
     "pixel_aupro_05": "AUPRO@0.05",
+    "pixel_aupimo": "AUPIMO",
     "pixel_ap": "pixel AP",
     "image_f1_max": "image F1-max",
     "image_f1": "image F1",
@@ -60,6 +64,8 @@ class ArmRow:
     detector: str
     generator: str
     coupling: str
+    amount: int
+    """Invented defects the arm was given; 0 for the baseline."""
     metric: str
     baseline: float | None
     """Mean over seeds of the detector alone."""
@@ -67,6 +73,16 @@ class ArmRow:
     """Mean over seeds of the arm."""
     delta: float | None
     """Mean over seeds of value - baseline, seed by seed."""
+    ci_low: float | None
+    ci_high: float | None
+    """The paired 95 % interval of `delta`, over test images and seeds; None where a run kept no counts."""
+    p: float | None
+    """Two-sided, by exchanging images between arm and baseline."""
+    p_holm: float | None
+    """Corrected over the arms of the data set."""
+    verdict: Verdict | None
+    detectable: float | None
+    """The smallest change that would be shown with 80 % power in one comparison."""
     std: float | None
     """Sample standard deviation of the arm over seeds."""
     baseline_std: float | None
@@ -92,6 +108,8 @@ class BenchResult:
     """For each data set: training images, test images, defective ones."""
     previews: Mapping[str, str]
     """Pictures of the synthetic defects, `dataset/generator` to path."""
+    types: tuple[TypeRow, ...] = ()
+    """The breakdown by defect type."""
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `results.json`."""
@@ -105,6 +123,8 @@ class BenchResult:
             "computed": self.computed,
             "counts": {name: dict(counts) for name, counts in self.counts.items()},
             "previews": dict(self.previews),
+            "types": [row.as_dict() for row in self.types],
+            "statistics": {"resamples": RESAMPLES, "exchanges": EXCHANGES, "level": LEVEL, "power": POWER},
         }
 
     def summary(self) -> str:
@@ -112,36 +132,49 @@ class BenchResult:
         return markdown(self.arms)
 
 
-def aggregate(records: Mapping[Arm, Mapping[str, float | None]]) -> tuple[ArmRow, ...]:
+def aggregate(
+    records: Mapping[Arm, Mapping[str, float | None]],
+    judged: Mapping[tuple[Cell, str], Judgement] | None = None,
+    *,
+    count: int = 0,
+) -> tuple[ArmRow, ...]:
     """Rows of every arm that is not a baseline; of the baselines too where nothing else is there to carry them.
 
     Args:
         records: metrics of every finished arm; each arm's baseline (same data set, detector and seed) must be among them.
+        judged: what statistics say of each cell and metric.
+        count: the amount of defects of arms that name none.
     """
-    cells: dict[tuple[str, str, str, str], list[Arm]] = {}
+    cells: dict[Cell, list[Arm]] = {}
     for arm in records:
-        cells.setdefault((arm.dataset, arm.detector, arm.generator, arm.coupling), []).append(arm)
+        cells.setdefault(cell_of(arm, count), []).append(arm)
     baselines = {(arm.dataset, arm.detector, arm.seed): records[arm] for arm in records if arm.is_baseline}
     rows = []
     for cell, arms in cells.items():
         arms = sorted(arms, key=lambda arm: arm.seed)
         for metric in HIGHER_IS_BETTER:
             pairs = [(arm.seed, baselines[arm.dataset, arm.detector, arm.seed].get(metric), records[arm].get(metric)) for arm in arms]
-            rows.append(_row(*cell, metric, pairs))
+            rows.append(_row(cell, metric, pairs, (judged or {}).get((cell, metric))))
     return tuple(rows)
 
 
-def _row(dataset: str, detector: str, generator: str, coupling: str, metric: str, pairs: list[tuple[int, Any, Any]]) -> ArmRow:
+def _row(cell: Cell, metric: str, pairs: list[tuple[int, Any, Any]], judged: Judgement | None) -> ArmRow:
     per_seed = tuple(SeedValue(seed, was, now, None if was is None or now is None else now - was) for seed, was, now in pairs)
+    if judged is None and cell[2] == NONE and all(one.delta == 0 for one in per_seed):
+        judged = Judgement(UNCHANGED, 1.0)  # the baseline beside itself
+    said = None if judged is None else verdict(judged.finding, judged.p_holm, higher_is_better=HIGHER_IS_BETTER[metric])
     return ArmRow(
-        dataset,
-        detector,
-        generator,
-        coupling,
+        *cell,
         metric,
         baseline=_mean([one.baseline for one in per_seed]),
         value=_mean([one.value for one in per_seed]),
         delta=_mean([one.delta for one in per_seed]),
+        ci_low=judged.finding.low if judged else None,
+        ci_high=judged.finding.high if judged else None,
+        p=judged.finding.p if judged else None,
+        p_holm=judged.p_holm if judged else None,
+        verdict=said,
+        detectable=judged.finding.detectable if judged else None,
         std=_std([one.value for one in per_seed]),
         baseline_std=_std([one.baseline for one in per_seed]),
         delta_std=_std([one.delta for one in per_seed]),
@@ -164,7 +197,7 @@ def write_results(result: BenchResult) -> None:
     """Write `results.csv`, `seeds.csv`, `results.md` and `results.json`; the last one says that all are there."""
     fields = [name for name in ArmRow.__dataclass_fields__ if name != "per_seed"]
     write_text(result.out / "results.csv", _csv(fields, ([getattr(row, name) for name in fields] for row in result.arms)))
-    cell = ["dataset", "detector", "generator", "coupling", "metric"]
+    cell = ["dataset", "detector", "generator", "coupling", "amount", "metric"]
     seeds = (
         [*(getattr(row, name) for name in cell), one.seed, one.baseline, one.value, one.delta]
         for row in result.arms
@@ -194,6 +227,7 @@ def _document(result: BenchResult) -> str:
     lines += [
         f"- backbone {result.backbone}, {plan['image_size']} px, {amount}, seeds {seeds}",
         "- every cell: the arm's mean, in brackets its change against the same detector alone, paired by seed (mean ± standard deviation)",
+        "- ▲ helps, ▼ hurts: 95 % interval off zero and p ≤ 0.05 after Holm's correction; without a mark nothing can be told",
         *(f"- `{name}` {what}" for name, what in COUPLINGS.items() if name in plan["couplings"]),
         "- escapes: share of defective parts passed; overkill: share of good parts rejected; these and the F1s at the arm's own thresholds",
         "",
@@ -209,10 +243,12 @@ def markdown(rows: Sequence[ArmRow]) -> str:
         here = [row for row in rows if row.dataset == dataset]
         header = ["detector", "generator", "coupling", *TITLES.values()]
         parts += [f"## {dataset}", "", f"| {' | '.join(header)} |", "|---|---|---|" + "---:|" * len(TITLES)]
-        for cell in dict.fromkeys((row.detector, row.generator, row.coupling) for row in here):
-            found = {row.metric: row for row in here if (row.detector, row.generator, row.coupling) == cell}
+        several = len({row.amount for row in here if row.amount}) > 1
+        for cell in dict.fromkeys((row.detector, row.generator, row.coupling, row.amount) for row in here):
+            found = {row.metric: row for row in here if (row.detector, row.generator, row.coupling, row.amount) == cell}
             alone = cell[1] == "none"
-            parts.append(f"| {' | '.join([*cell, *(_shown(found[metric], alone=alone) for metric in TITLES)])} |")
+            named = [cell[0], f"{cell[1]} × {cell[3]}" if several and cell[3] else cell[1], cell[2]]
+            parts.append(f"| {' | '.join([*named, *(_shown(found[metric], alone=alone) for metric in TITLES)])} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -226,4 +262,5 @@ def _shown(row: ArmRow, *, alone: bool) -> str:
         return f"{row.value:.3f}"
     if row.delta == 0 and not row.delta_std:
         return f"{row.value:.3f} (0)"
-    return f"{row.value:.3f} ({row.delta:+.3f}" + (")" if row.delta_std is None else f" ± {row.delta_std:.3f})")
+    mark = {"helps": " ▲", "hurts": " ▼"}.get(row.verdict or "", "")
+    return f"{row.value:.3f} ({row.delta:+.3f}" + (")" if row.delta_std is None else f" ± {row.delta_std:.3f})") + mark

@@ -12,12 +12,14 @@ from typing import Any
 
 import aoi
 from aoi.bench.couplings import RULES, Group, baseline
+from aoi.bench.evidence import Archive
 from aoi.bench.heldout import cross_validate
+from aoi.bench.judging import cell_of, judge
 from aoi.bench.ledger import Ledger, identity_of
 from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, drop, real_images, synth_images
 from aoi.bench.measure import arm_metrics
 from aoi.bench.plan import Arm, Candidate, Plan, settings
-from aoi.bench.results import BenchResult, aggregate, write_results
+from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json
 from aoi.data.progress import Progress, silent
@@ -43,6 +45,7 @@ class _Run:
     """Feature maps each detector reads."""
     head_layers: tuple[str, ...]
     ledger: Ledger
+    archive: Archive
     progress: Progress
     total: int
     records: dict[Arm, dict[str, Any]] = field(default_factory=dict)
@@ -61,7 +64,7 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     """Run an ablation, or go on with one that was interrupted.
 
     `out` gets `results.json`, `results.csv`, `seeds.csv`, `results.md`, `plan.json`, `meta.json`, one record for each finished arm under
-    `arms/` and the synthetic data sets under `synth/`; features live under `.cache` until their data set is done.
+    `arms/`, what statistics count under `evidence/` and the synthetic data sets under `synth/`; features live under `.cache` until their data set is done.
 
     Args:
         plan: what to compare; see `aoi.bench.plan.load_plan`.
@@ -99,7 +102,7 @@ def _prepare(plan: Plan, out: Path, datasets: int, progress: Progress) -> _Run:
     write_json(out / "meta.json", meta)
     cells = 1 + len(plan.made_generators) * len(plan.couplings)
     total = datasets * len(plan.detectors) * len(plan.seeds) * cells
-    return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), progress, total)
+    return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, total)
 
 
 def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
@@ -113,7 +116,7 @@ def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
     missing = []
     for arm, identity in identities.items():
         record = run.ledger.read(arm, identity)
-        if record is None:
+        if record is None or not run.archive.has(record):
             missing.append(arm)
         else:
             run.records[arm] = record
@@ -124,6 +127,7 @@ def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
     cache = run.out / ".cache" / name
     with run.timed("features"):
         real = real_images(name, dataset, run.backbone, run.plan, cache, progress=run.progress)
+    run.archive.write_test_set(real)
     for seed in run.plan.seeds:
         wanted = [arm for arm in missing if arm.seed == seed]
         if wanted:
@@ -191,11 +195,17 @@ def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
     with run.timed(arm.coupling if not arm.is_baseline else "baseline"):
         outcome = baseline(group) if arm.is_baseline else RULES[arm.coupling](group, arm.generator, run.progress)
         metrics = arm_metrics(outcome, group.real)
+    with run.timed("evidence"):
+        evidence = run.archive.keep(outcome, group.real, pictures=arm.seed == run.plan.seeds[0])
+    dataset, detector, generator, coupling, amount = cell_of(arm, run.plan.count)
+    named = {"dataset": dataset, "detector": detector, "generator": generator, "coupling": coupling, "amount": amount, "seed": arm.seed}
     record = {
+        "arm": named,
         "metrics": metrics,
         "image_threshold": outcome.image_threshold,
         "pixel_threshold": outcome.pixel_threshold,
         "details": outcome.details,
+        "evidence": evidence,
         "seconds": round(time.perf_counter() - began, 3),
     }
     run.ledger.write(arm, identity, record)
@@ -224,8 +234,11 @@ def _result(run: _Run, datasets: Mapping[str, Dataset], seconds: float) -> Bench
         }
         for name, dataset in datasets.items()
     }
+    records = {arm: run.records[arm] for arm in ordered}
+    with run.timed("statistics"):
+        judged = judge(records, run.archive, tuple(HIGHER_IS_BETTER), count=run.plan.count, progress=run.progress)
     return BenchResult(
-        arms=aggregate({arm: run.records[arm]["metrics"] for arm in ordered}),
+        arms=aggregate({arm: record["metrics"] for arm, record in records.items()}, judged.cells, count=run.plan.count),
         out=run.out,
         backbone=run.backbone.name,
         plan=run.plan.model_dump(mode="json"),
@@ -234,4 +247,5 @@ def _result(run: _Run, datasets: Mapping[str, Dataset], seconds: float) -> Bench
         computed=len(ordered) - run.resumed,
         counts=counts,
         previews=previews,
+        types=judged.types,
     )

@@ -1,0 +1,192 @@
+"""The fast metrics under resampling against the exact ones, and the error rates of what is said of an arm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aoi.bench.resampling import Evidence, Rows, bootstrap_weights
+from aoi.bench.statistics import Court, holm, verdict
+from aoi.bench.statistics import Finding as F
+from aoi.bench.sweep import Sweep, image_sweep, pixel_sweep
+from aoi.metrics.pimo import aupimo
+from aoi.metrics.summary import evaluate_maps
+
+
+def drawn(seed: int, images: int = 24, side: int = 64, lift: float = 1.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps, masks and labels; a third of the images is good."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((images, side, side), bool)
+    for mask in masks[: 2 * images // 3]:
+        for _ in range(int(rng.integers(1, 4))):
+            y, x = rng.integers(2, side - 14, 2)
+            mask[y : y + rng.integers(2, 12), x : x + rng.integers(2, 12)] = True
+    maps = rng.gamma(2.0, 3.0, masks.shape) + masks * rng.gamma(2.0, 3 * lift, (images, 1, 1))
+    return maps.astype(np.float32), masks, masks.any((1, 2))
+
+
+def evidence(maps: np.ndarray, masks: np.ndarray, scores: np.ndarray, threshold: float = 20.0) -> Evidence:
+    labels = masks.any((1, 2))
+    marked, rejected = maps > threshold, scores > threshold
+    columns = [labels & rejected, labels & ~rejected, ~labels & rejected, ~labels & ~rejected]
+    counts = [(marked & masks).sum((1, 2)), marked.sum((1, 2)), masks.sum((1, 2))]
+    pixel, _ = pixel_sweep(maps, masks, np.ones(len(maps), bool))
+    return Evidence(image_sweep(scores, labels), pixel, np.stack([*columns, *counts], axis=1).astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("units", [1.0, 1e-4, 1e5])
+def test_fast_metrics_equal_the_exact_ones_on_resampled_images(seed, units):
+    maps, masks, labels = drawn(seed)
+    maps = maps * np.float32(units)
+    scores = maps.max((1, 2)).astype(np.float64)
+    rows = Rows.of(evidence(maps, masks, scores))
+    rng = np.random.default_rng(seed)
+    weights = np.concatenate([np.ones((1, len(maps)), int), rng.multinomial(len(maps), np.full(len(maps), 1 / len(maps)), 6)])
+    fast = rows.metrics(weights)
+    for b, counts in enumerate(weights):
+        again = np.repeat(np.arange(len(maps)), counts)
+        exact = evaluate_maps(scores[again], labels[again], maps[again], masks[again])
+        for name in ("image_auroc", "image_f1_max"):
+            assert fast[name][b] == pytest.approx(getattr(exact, name), abs=1e-6)
+        for name, tolerance in (("pixel_auroc", 5e-4), ("pixel_aupro", 5e-4), ("pixel_aupro_05", 1e-3), ("pixel_ap", 5e-3)):
+            assert fast[name][b] == pytest.approx(getattr(exact, name), abs=tolerance), name
+        assert fast["pixel_aupimo"][b] == pytest.approx(aupimo(maps[again], masks[again]), abs=0.02)
+
+
+def test_counts_are_complete_and_unannotated_images_leave_no_pixels():
+    maps, masks, _ = drawn(0)
+    annotated = np.ones(len(maps), bool)
+    annotated[0] = False
+    sweep, levels = pixel_sweep(maps, masks, annotated)
+    assert sweep.negatives[0].sum() == sweep.positives[0].sum() == 0
+    assert (sweep.negatives.sum(1) + sweep.positives.sum(1))[1:] == pytest.approx(maps[0].size)
+    assert sweep.overlap[1:].sum(1) == pytest.approx(np.round(sweep.overlap[1:].sum(1)), abs=1e-4)
+    assert levels.shape == maps.shape
+    order = np.argsort(maps[1].ravel())
+    assert (np.diff(levels[1].ravel()[order].astype(int)) <= 0).all()
+
+
+@pytest.mark.parametrize("values", [np.zeros(64), np.full(64, 7.0), np.r_[np.zeros(60), 1e9, 1, 2, 3]])
+def test_degenerate_maps_are_counted(values):
+    maps = np.tile(values.reshape(1, 8, 8), (4, 1, 1)).astype(np.float32)
+    masks = np.zeros((4, 8, 8), bool)
+    masks[:2, :2, :2] = True
+    sweep, _ = pixel_sweep(maps, masks, np.ones(4, bool))
+    assert sweep.negatives.sum() + sweep.positives.sum() == maps.size
+
+
+def test_bootstrap_weights_keep_strata_and_the_unbiased_variance():
+    strata = np.array([0] * 10 + [1] * 4 + [2])
+    weights = bootstrap_weights(strata, 40_000, np.random.default_rng(0))
+    assert weights[:, :10].sum(1) == pytest.approx(10, abs=1e-4)
+    assert (weights[:, 14] == 1).all()  # alone, with nobody to be drawn with
+    values = np.random.default_rng(1).normal(size=4)
+    means = weights[:, 10:14] @ values / 4
+    assert means.var() == pytest.approx(values.var(ddof=1) / 4, rel=0.03)
+
+
+def test_exchanging_everything_swaps_the_arms():
+    first, second = (evidence(*drawn(0, lift=lift)[:2], np.arange(24.0)) for lift in (1.0, 2.0))
+    a, b = Rows.of(first), Rows.of(second)
+    everything = np.ones((1, 24))
+    mine, other = a.exchanged(b, np.stack([np.zeros(24), np.ones(24)]))
+    assert mine["pixel_aupro"] == pytest.approx(
+        [a.metrics(everything)["pixel_aupro"][0], b.metrics(everything)["pixel_aupro"][0]], abs=1e-6
+    )
+    assert other["pixel_aupro"] == pytest.approx(mine["pixel_aupro"][::-1], abs=1e-6)
+
+
+def test_holm_against_a_published_example():
+    # Holm (1979) by hand: sorted .005, .01, .03, .04 times 4, 3, 2, 1, then made to ascend.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("delta", "low", "high", "p", "higher", "said"),
+    [
+        (0.1, 0.05, 0.15, 0.01, True, "helps"),
+        (0.1, 0.05, 0.15, 0.01, False, "hurts"),
+        (-0.1, -0.15, -0.05, 0.01, True, "hurts"),
+        (0.1, 0.05, 0.15, 0.06, True, "cannot tell"),
+        (0.1, -0.01, 0.2, 0.01, True, "cannot tell"),
+    ],
+)
+def test_interval_and_p_value_must_agree(delta, low, high, p, higher, said):
+    assert verdict(F(delta, low, high, p, 0.1, False), p, higher_is_better=higher) == said
+
+
+def test_an_arm_that_changes_nothing_is_exactly_nothing():
+    one = evidence(*drawn(0)[:2], np.arange(24.0))
+    labels = ["a"] * 8 + ["b"] * 8 + ["good"] * 8
+    court = Court(labels, resamples=50, exchanges=49)
+    side = court.side(one)
+    found = court.compare([side], [side], {"pixel_aupro": [0.0], "image_auroc": [None]})
+    assert found["pixel_aupro"].unchanged
+    assert (found["pixel_aupro"].low, found["pixel_aupro"].high, found["pixel_aupro"].p) == (0, 0, 1)
+    assert "image_auroc" not in found
+
+
+def test_a_real_change_is_found_and_broken_down():
+    maps, masks, _ = drawn(1)
+    better = maps + np.float32(6) * masks
+    labels = ["a"] * 8 + ["b"] * 8 + ["good"] * 8
+    court = Court(labels, resamples=400, exchanges=399)
+    before, after = court.side(evidence(maps, masks, np.arange(24.0))), court.side(evidence(better, masks, np.arange(24.0)))
+    delta = float(after.point["pixel_aupro"][0] - before.point["pixel_aupro"][0])
+    found = court.compare([before], [after], {"pixel_aupro": [delta], "image_auroc": [0.0]})
+    assert 0 < found["pixel_aupro"].low < delta < found["pixel_aupro"].high
+    assert found["pixel_aupro"].p < 0.02
+    assert found["image_auroc"].unchanged
+    types = court.by_type([before], [after], "pixel_aupro")
+    assert [one.label for one in types] == ["a", "b"]
+    assert all(one.low <= one.delta <= one.high for one in types)
+
+
+# Simulation: images drawn from a known population, arms whose scores differ by noise (null) or by a known shift.
+
+
+def scored(rng: np.random.Generator, labels: np.ndarray, seeds: int, shift: float, seed_spread: float) -> tuple[list, list]:
+    """Image scores of baseline and arm at each seed: a common difficulty, noise of each arm, noise of each image, arm and seed."""
+    signal = rng.normal(size=len(labels)) + 1.2 * labels
+    own = [signal + 0.6 * rng.normal(size=len(labels)) for _ in range(2)]
+    before = [own[0] + 0.1 * rng.normal(size=len(labels)) for _ in range(seeds)]
+    after = [own[1] + (shift + seed_spread * rng.normal()) * labels + 0.1 * rng.normal(size=len(labels)) for _ in range(seeds)]
+    return before, after
+
+
+def simulated(runs: int, *, seeds: int, shift: float = 0.0, seed_spread: float = 0.0) -> tuple[float, float]:
+    """How often the interval holds the true change, and how often p ≤ 0.05."""
+    from scipy.stats import norm
+
+    labels = np.array([False] * 40 + [True] * 40)
+    names = ["good"] * 40 + ["a"] * 20 + ["b"] * 20
+    noise = np.sqrt(2 * (1 + 0.36 + 0.01))
+    steps = shift + seed_spread * norm.ppf((np.arange(2000) + 0.5) / 2000)
+    truth = norm.cdf((1.2 + steps) / noise).mean() - norm.cdf(1.2 / noise)
+    nothing = Sweep(*(np.zeros((80, 1), np.float32),) * 3)
+    held = rejected = 0
+    for run in range(runs):
+        rng = np.random.default_rng([run, seeds, 7])
+        court = Court(names, resamples=400, exchanges=399, seed=run)
+        before, after = scored(rng, labels, seeds, shift, seed_spread)
+        sides = [
+            [court.side(Evidence(image_sweep(each, labels), nothing, np.ones((80, 7), np.float32)), types=False) for each in arm]
+            for arm in (before, after)
+        ]
+        exact = [float(new.point["image_auroc"][0] - old.point["image_auroc"][0]) for old, new in zip(*sides, strict=True)]
+        found = court.compare(*sides, {"image_auroc": exact})["image_auroc"]
+        held += found.low <= truth <= found.high
+        rejected += found.p <= 0.05
+    return held / runs, rejected / runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "shift", "spread"), [(1, 0.0, 0.0), (3, 0.0, 0.0), (3, 0.4, 0.0), (3, 0.0, 0.15), (5, 0.3, 0.2)])
+def test_intervals_cover_and_nulls_are_kept(seeds, shift, spread):
+    covered, rejected = simulated(1000, seeds=seeds, shift=shift, seed_spread=spread)
+    print(f"seeds {seeds}, shift {shift}, spread {spread}: covered {covered:.3f}, rejected {rejected:.3f}")
+    assert 0.93 <= covered <= 0.97
+    if not shift:
+        assert rejected <= 0.05 + 0.014  # two standard errors of a thousand runs
