@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from aoi.data.content import file_hash, pixel_hash
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_image
 from aoi.data.progress import Progress, silent, tracked
+from aoi.data.sample import Sample
 from aoi.errors import DataError
 
 _LEARNT = "training_images.jsonl"
@@ -101,15 +102,30 @@ def check_learnt(manifest: Path, test: Contents) -> None:
     for row in read_jsonl(manifest):
         if row.get("accepted"):
             named |= {str(each) for each in (row.get("model"), *row.get("parameters", {}).get("adapters", ())) if each}
-    leaked = []
-    for model in sorted(named):
-        for folder in (Path(model), Path(model).parent):  # beside the checkpoint's folder, or inside it
-            listed = folder / _LEARNT
-            if listed.is_file():
-                rows = read_jsonl(listed)
-                leaked += [(Path(row["image"]), test.owners[row["source_pixels"]]) for row in rows if row["source_pixels"] in test.owners]
+    leaked = [(image, test.owners[pixels]) for model in sorted(named) for pixels, image in learnt(model).items() if pixels in test.owners]
     if leaked:
         raise _leak("the generator learnt from a test image", leaked)
+
+
+def learnt(model: str) -> dict[str, Path]:
+    """Hashes of the pixels of the real images that a checkpoint learnt from or was chosen on, with their files; empty if none is listed."""
+    found: dict[str, Path] = {}
+    for folder in (Path(model), Path(model).parent):  # beside the checkpoint's folder, or inside it
+        listed = folder / _LEARNT
+        if listed.is_file():
+            found |= {str(row["source_pixels"]): Path(row["image"]) for row in read_jsonl(listed)}
+    return found
+
+
+def without(samples: Sequence[Sample], known: Contents, pixels: Collection[str]) -> tuple[Sample, ...]:
+    """`samples` less those that show one of `pixels`.
+
+    Args:
+        known: contents of `samples`.
+        pixels: hashes.
+    """
+    out = {known.owners[key] for key in known.owners.keys() & set(pixels)}
+    return tuple(sample for sample in samples if sample.path not in out)
 
 
 def _leak(what: str, pairs: list[tuple[Path, Path]]) -> DataError:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from aoi.bench.leaks import Contents, check_disjoint, check_learnt, check_sources, contents
-from aoi.bench.plan import Plan
+from aoi.bench.leaks import Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
+from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
-from aoi.data.files import read_jsonl
+from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_mask, resize_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
@@ -21,7 +21,7 @@ from aoi.data.sources import require_train_good
 from aoi.detect.backbones import Backbone
 from aoi.detect.evaluate import truth_masks
 from aoi.detect.features import FeatureSet, extract_features
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
 from aoi.synth.generate import GenerateOptions, generate_dataset
 
 
@@ -100,6 +100,9 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
     train, test = dataset.train_good, dataset.test
     train_contents = contents([sample.path for sample in train], progress=progress)
     test_contents = contents([sample.path for sample in test], progress=progress)
+    if DIFFUSION in plan.generators and plan.diffusion.leave_out_learnt:
+        test = without(test, test_contents, learnt(str(plan.diffusion.model)).keys())
+        test_contents = contents([sample.path for sample in test], progress=progress)
     check_disjoint(test_contents, train_contents)
     size = (plan.image_size, plan.image_size)
     return RealImages(
@@ -126,6 +129,8 @@ def synth_images(
         DataError: a defect was drawn on a test image or on a stranger, or none could be made.
     """
     options = GenerateOptions(generator=generator, count=plan.count, seed=seed, size=plan.image_size, textures=plan.textures)
+    if generator == DIFFUSION:
+        options = _painted(options, plan, out)
     report = generate_dataset(real.train.paths, out, options, progress=progress)
     check_sources(report.manifest, real.test_contents, real.train_contents)
     check_learnt(report.manifest, real.test_contents)
@@ -140,6 +145,20 @@ def synth_images(
         np.array([position[str(row["source"])] for row in rows]),
         report.preview,
     )
+
+
+def _painted(options: GenerateOptions, plan: Plan, out: Path) -> GenerateOptions:
+    """`options` with the plan's checkpoint and sentences, which are worked off in turn."""
+    from aoi.synth.diffusion.settings import DiffusionSettings
+
+    try:
+        settings = DiffusionSettings(**{"model": plan.diffusion.model, **plan.diffusion.settings})
+    except TypeError as error:
+        raise ConfigError(f"diffusion.settings of the plan: {error}", hint="see `aoi synth generate --help`") from error
+    table = out.with_name(f"{out.name}-sentences.jsonl")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(table, [{"prompt": sentence} for sentence in plan.diffusion.sentences])
+    return replace(options, prompts=table, diffusion=settings)
 
 
 def drop(cache: Path) -> None:

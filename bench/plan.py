@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from aoi.configs.strict import StrictModel, load_yaml, validated
 from aoi.errors import ConfigError
 
 NONE = "none"
 """The generator and the coupling of the baseline."""
+DIFFUSION = "diffusion"
+"""The generator that paints sentences."""
 
 Coupling = Literal["calibrate", "head", "select"]
 COUPLINGS: dict[str, str] = {
@@ -90,6 +93,17 @@ class SelectPlan(StrictModel):
     oracle: bool = Field(default=False, description="also score every candidate on the real test images, to report how well the choice was")
 
 
+class DiffusionPlan(StrictModel):
+    """What the generator `diffusion` paints, and with what."""
+
+    model: str | None = Field(default=None, description="a folder, a name of `aoi models list`, or a hub name; null for the default")
+    sentences: tuple[str, ...] = Field(default=(), description="what is painted, in turn; each names a kind of defect")
+    settings: dict[str, Any] = Field(default={}, description="fields of aoi.synth.diffusion.settings.DiffusionSettings")
+    leave_out_learnt: bool = Field(
+        default=False, description="test no image that the checkpoint learnt from or was chosen on; false stops the run where there is one"
+    )
+
+
 class Plan(StrictModel):
     """Everything that decides the numbers of an ablation."""
 
@@ -110,6 +124,7 @@ class Plan(StrictModel):
     )
     head: HeadPlan = HeadPlan()
     select: SelectPlan = SelectPlan()
+    diffusion: DiffusionPlan = DiffusionPlan()
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
     device: str = "auto"
 
@@ -129,6 +144,12 @@ class Plan(StrictModel):
     @classmethod
     def _generators(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return _known_generators(names, also=(NONE,))
+
+    @model_validator(mode="after")
+    def _sentences(self) -> Plan:
+        if DIFFUSION in self.generators and not self.diffusion.sentences:
+            raise ValueError("the generator diffusion has no sentences to paint; list them under diffusion: sentences")
+        return self
 
     @property
     def made_generators(self) -> tuple[str, ...]:
@@ -218,4 +239,17 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     chosen = plan.model_dump(mode="json")
     for axis in ("datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
         del chosen[axis]
+    if DIFFUSION in plan.generators:
+        chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)
+    else:
+        del chosen["diffusion"]
     return chosen
+
+
+@functools.cache
+def _checkpoint(model: str | None) -> str:
+    """What tells one checkpoint from another of the same name."""
+    from aoi.synth.diffusion.catalogue import locate_model
+    from aoi.synth.diffusion.pipeline import fingerprint
+
+    return fingerprint(locate_model(model)[1])
