@@ -159,9 +159,9 @@ def _quantize_onnx(path: Path, calibration: np.ndarray) -> None:
 
 
 def _openvino(graph: DetectorGraph, path: Path, precision: str, calibration: np.ndarray) -> None:
+    open_core()  # first: it keeps OpenVINO from reporting its use
     import openvino as ov
 
-    open_core()
     height, width = graph.config.image_size
     example = graph.example()
     features = ov.convert_model(graph.features, example_input=example, input=[ov.PartialShape([-1, height, width, 3])])

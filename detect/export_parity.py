@@ -48,8 +48,8 @@ class Parity:
     def summary(self) -> str:
         """A line."""
         return (
-            f"{self.way:>7} {self.arithmetic}: map {self.map_max_error:.2e} (mean {self.map_mean_error:.1e}), score {self.score_max_error:.2e}, "
-            f"{self.verdicts_changed} of {self.num_images} verdicts changed"
+            f"{self.way:>7} {self.arithmetic}: map {self.map_max_error:.2e} (mean {self.map_mean_error:.1e}), "
+            f"score {self.score_max_error:.2e}, {self.verdicts_changed} of {self.num_images} verdicts changed"
         )
 
 

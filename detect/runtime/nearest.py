@@ -15,6 +15,8 @@ import numpy as np
 
 CANDIDATES = 8
 TILE = 4096
+_PAIRS = 1024
+"""Differences computed at once; they fit into the cache."""
 _HALF_UNIT = 2.0**-9
 """Of bfloat16: how far rounding moves a number, relative."""
 
@@ -110,15 +112,25 @@ class NearestBank:
         return np.flatnonzero(hits.reshape(len(hits), -1, self._given).all(2).any(1))
 
     def _search_again(self, rows: np.ndarray, unsure: np.ndarray, found: np.ndarray) -> None:
-        for start in range(0, len(unsure), 128):
-            part = unsure[start : start + 128]
-            number = (self._half - rows[part] @ self._bank.T).argmin(1)
-            found[part] = np.minimum(found[part], self._squared(rows, part, number))
+        """All of the bank in float32 for rows that need it: again every candidate that rounding cannot rule out."""
+        for start in range(0, len(unsure), 8):
+            part = unsure[start : start + 8]
+            affinity = rows[part] @ self._bank.T - self._half
+            norm = np.linalg.norm(rows[part], axis=1)
+            window = 2 * self._width * 2.0**-24 * (norm + self._largest) ** 2
+            row, number = np.nonzero(affinity >= (affinity.max(1) - window)[:, None])
+            squared = self._squared(rows, part[row], number)
+            found[part] = np.minimum.reduceat(squared, np.flatnonzero(np.diff(row, prepend=-1)))
 
     def _squared(self, rows: np.ndarray, row: np.ndarray, number: np.ndarray) -> np.ndarray:
         """Squared distances of pairs from their differences, float32."""
-        difference = rows[row] - self._bank[number]
-        return np.asarray(np.einsum("ij,ij->i", difference, difference))
+        found = np.empty(len(row), np.float32)
+        for start in range(0, len(row), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            difference = rows[row[part]]
+            difference -= self._bank[number[part]]
+            np.einsum("ij,ij->i", difference, difference, out=found[part])
+        return found
 
 
 def thirds(values: np.ndarray) -> np.ndarray:

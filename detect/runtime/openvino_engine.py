@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -87,9 +88,12 @@ class OpenVinoEngine:
 def open_core() -> Any:
     """An OpenVINO core.
 
+    OpenVINO and NNCF report their use to their makers as soon as they are imported, unless the package that does so is missing: here it is.
+
     Raises:
-        BackendUnavailable: it is not installed.
+        BackendUnavailable: OpenVINO is not installed.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
