@@ -64,7 +64,8 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     """Run an ablation, or go on with one that was interrupted.
 
     `out` gets `results.json`, `results.csv`, `seeds.csv`, `results.md`, `plan.json`, `meta.json`, one record for each finished arm under
-    `arms/`, what statistics count under `evidence/` and the synthetic data sets under `synth/`; features live under `.cache` until their data set is done.
+    `arms/`, what statistics count under `evidence/` and the synthetic data sets under `synth/`; features live under `.cache` until their
+    data set is done.
 
     Args:
         plan: what to compare; see `aoi.bench.plan.load_plan`.
@@ -206,6 +207,7 @@ def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
         "pixel_threshold": outcome.pixel_threshold,
         "details": outcome.details,
         "evidence": evidence,
+        "counts": {"train": len(group.real.train), "test": len(group.real.samples), "defective": int(group.real.labels.sum())},
         "seconds": round(time.perf_counter() - began, 3),
     }
     run.ledger.write(arm, identity, record)
@@ -226,14 +228,7 @@ def _result(run: _Run, datasets: Mapping[str, Dataset], seconds: float) -> Bench
         for arm in ordered
         if not arm.is_baseline and (path := run.out / "synth" / arm.dataset / arm.generator / f"seed{arm.seed}" / "preview.png").is_file()
     }
-    counts = {
-        name: {
-            "train": len(dataset.train_good),
-            "test": len(dataset.test),
-            "defective": sum(sample.is_anomalous for sample in dataset.test),
-        }
-        for name, dataset in datasets.items()
-    }
+    counts = {arm.dataset: run.records[arm]["counts"] for arm in ordered}  # of what was tested, which may be less than the data set holds
     records = {arm: run.records[arm] for arm in ordered}
     with run.timed("statistics"):
         judged = judge(records, run.archive, tuple(HIGHER_IS_BETTER), count=run.plan.count, progress=run.progress)
