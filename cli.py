@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 
 from aoi.errors import AoiError, DataError, ModelError
+from aoi.terminal.bench import bench
 from aoi.terminal.detect import detect
 from aoi.terminal.groups import group_with_default
-from aoi.terminal.options import PLAIN, Backbone, Json, Out, Seed, Weights, Workers
+from aoi.terminal.options import PLAIN, Json, Out, Seed, Workers
 from aoi.terminal.output import complain, emit, note, progress_bars
 from aoi.terminal.synth import synth
 
 app = typer.Typer(help="Invented defects, anomaly detection and leak-free ablation for automated optical inspection.", **PLAIN)  # type: ignore[arg-type]
 data = typer.Typer(help="Data sets: draw a sample, check for problems, convert.", **PLAIN)  # type: ignore[arg-type]
-bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
 models = typer.Typer(help="Inpainting checkpoints: which are known, and how to get them.", cls=group_with_default("list"), **PLAIN)  # type: ignore[arg-type]
 for name, group in (("synth", synth), ("detect", detect), ("bench", bench), ("data", data), ("models", models)):
     app.add_typer(group, name=name)
@@ -114,35 +114,6 @@ def fetch(
     with progress_bars() as progress:
         report = fetch_model(name, accept_licence=accept_licence, progress=progress)
     emit(report, as_json=json)
-
-
-@bench.command("run")
-def run_ablation(
-    config: Annotated[str | None, typer.Argument(help="A plan (YAML) or a preset: quick, standard.")] = None,
-    out: Out = Path("ablation"),
-    datasets: Annotated[str | None, typer.Option(help="Data set folders, comma-separated.")] = None,
-    detectors: Annotated[str | None, typer.Option(help="patchcore,padim")] = None,
-    generators: Annotated[str | None, typer.Option(help="perlin,cutpaste (none is always the baseline)")] = None,
-    couplings: Annotated[str | None, typer.Option(help="calibrate,head")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
-    count: Annotated[int | None, typer.Option(help="Synthetic defects for each generator and seed.")] = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    json: Json = False,
-) -> None:
-    """Measure what invented defects do to AUROC and AUPRO on real test images."""
-    from aoi.bench.plan import load_plan
-    from aoi.bench.run import run_bench
-
-    plan = load_plan(
-        config, datasets=datasets, detectors=detectors, generators=generators, couplings=couplings, seeds=seeds, count=count,
-        backbone=backbone, weights=weights, image_size=image_size, device=device,
-    )  # fmt: skip
-    with progress_bars() as progress:
-        result = run_bench(plan, out, progress=progress)
-    emit(result, as_json=json)
 
 
 @app.command()

@@ -1,0 +1,185 @@
+"""Plots as inline SVG: colours come from the page's variables, so that light, dark and print need no second drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from aoi.bench.report_data import Line, ScoreSet
+
+WIDTH = 420
+"""Of the drawing; narrow, so that text stays readable on a phone."""
+_LEFT, _RIGHT, _TOP = 44, 12, 10
+
+
+def _svg(height: float, title: str, body: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        + "".join(body)
+        + "</svg>"
+    )
+
+
+def _text(x: float, y: float, words: str, *, anchor: str = "start", kind: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(words)}</text>'
+
+
+def _rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most `most` + 1 round numbers within a range."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** np.floor(np.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
+    first = np.ceil(low / step - 1e-9)
+    return [float(step * k) for k in np.arange(first, np.floor(high / step + 1e-9) + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's label."""
+    return f"{value:.6g}" if abs(value) > 1e-12 else "0"
+
+
+def forest(rows: Sequence[dict[str, Any]], title: str, unit: str) -> str:
+    """Changes with their 95 % intervals, one arm below the other around a line at nothing.
+
+    Args:
+        rows: with `name`, `delta`, `ci_low`, `ci_high` and `verdict`.
+        title: what is shown, for readers who cannot see it.
+        unit: below the axis.
+    """
+    ends = [float(row[key]) for row in rows for key in ("ci_low", "ci_high", "delta")] + [0.0]
+    low, high = min(ends), max(ends)
+    margin = (high - low) * 0.06 or 0.01
+    low, high = low - margin, high + margin
+
+    def at(value: float) -> float:
+        return _RIGHT + (value - low) / (high - low) * (WIDTH - 2 * _RIGHT)
+
+    height = _TOP + 34 * len(rows)
+    body = [_rule(at(tick), _TOP, at(tick), height, "grid") for tick in ticks(low, high)]
+    body += [_text(at(tick), height + 14, f"{tick:+.4g}" if abs(tick) > 1e-12 else "0", anchor="middle") for tick in ticks(low, high)]
+    body.append(_rule(at(0), _TOP, at(0), height, "axis"))
+    for index, row in enumerate(rows):
+        y, kind = _TOP + 34 * index, str(row["verdict"]).replace(" ", "-")
+        label = f"{row['delta']:+.4f}  [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]"
+        body += [_text(_RIGHT, y + 11, row["name"], kind="strong"), _text(WIDTH - _RIGHT, y + 11, label, anchor="end")]
+        body.append(_rule(at(row["ci_low"]), y + 22, at(row["ci_high"]), y + 22, f"interval {kind}"))
+        body.append(f'<circle cx="{at(row["delta"]):.1f}" cy="{y + 22:.1f}" r="4" class="{kind}"/>')
+    body.append(_text(WIDTH / 2, height + 32, unit, anchor="middle"))
+    return _svg(height + 38, title, body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Axes of a plot."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    height: float = 250.0
+
+    def px(self, x: float) -> float:
+        return _LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - _LEFT - _RIGHT)
+
+    def py(self, y: float) -> float:
+        return _TOP + (self.y[1] - y) / (self.y[1] - self.y[0]) * self.height
+
+    def axes(self, x_name: str, y_name: str, labels: Sequence[tuple[float, str]] | None = None) -> list[str]:
+        labels = [(tick, number(tick)) for tick in ticks(*self.x)] if labels is None else labels
+        body = [_rule(_LEFT, self.py(tick), WIDTH - _RIGHT, self.py(tick), "grid") for tick in ticks(*self.y)]
+        body += [_text(_LEFT - 5, self.py(tick) + 4, number(tick), anchor="end") for tick in ticks(*self.y)]
+        body += [_text(self.px(at), _TOP + self.height + 15, label, anchor="middle") for at, label in labels]
+        body.append(_rule(_LEFT, _TOP + self.height, WIDTH - _RIGHT, _TOP + self.height, "axis"))
+        body.append(_text((WIDTH + _LEFT) / 2, _TOP + self.height + 32, x_name, anchor="middle"))
+        middle = _TOP + self.height / 2
+        body.append(f'<text transform="translate(11 {middle:.0f}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>')
+        return body
+
+
+def _legend(names: Sequence[str], top: float) -> list[str]:
+    body = []
+    for index, name in enumerate(names):
+        y = top + 17 * index
+        body += [_rule(_LEFT, y - 4, _LEFT + 22, y - 4, f"line c{index % 6}"), _text(_LEFT + 28, y, name)]
+    return body
+
+
+def line_chart(lines: Sequence[Line], title: str, x_name: str, y_name: str, *, x_end: float = 1.0) -> str:
+    """Curves from (0, 0), cut at `x_end`."""
+    low = min((float(np.interp(x_end * 0.02, line.x, line.y)) for line in lines), default=0.0)
+    frame = _Frame((0.0, x_end), (max(0.0, np.floor(low * 10 - 1) / 10), 1.0))
+    body = frame.axes(x_name, y_name)
+    for index, line in enumerate(lines):
+        inside = line.x <= x_end
+        x = np.append(line.x[inside], x_end)
+        y = np.append(line.y[inside], np.interp(x_end, line.x, line.y))
+        points = " ".join(f"{frame.px(a):.1f},{frame.py(max(b, frame.y[0])):.1f}" for a, b in _thin(x, y))
+        body.append(f'<polyline points="{points}" class="line c{index % 6}"/>')
+    body += _legend([line.name for line in lines], frame.height + 66)
+    return _svg(frame.height + 66 + 17 * len(lines), title, body)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
+    """Without points that lie on the pixel of their neighbour."""
+    kept = [(float(x[0]), float(y[0]))]
+    for a, b in zip(x[1:], y[1:], strict=True):
+        if abs(a - kept[-1][0]) > 0.002 * float(x[-1]) or abs(b - kept[-1][1]) > 0.002:
+            kept.append((float(a), float(b)))
+    return [*kept, (float(x[-1]), float(y[-1]))]
+
+
+def histogram(scores: ScoreSet, title: str, *, bins: int = 36) -> str:
+    """Scores of good and defective images against each other, and the thresholds between them."""
+    everything = np.concatenate([scores.good, scores.defective, [value for _, value in scores.thresholds]])
+    low, high = float(everything.min()), float(everything.max())
+    high = high if high > low else low + 1
+    edges = np.linspace(low, high, bins + 1)
+    counts = [np.histogram(values, edges)[0] / max(len(values), 1) * 100 for values in (scores.good, scores.defective)]
+    frame = _Frame((low, high), (0.0, max(1.0, float(max(count.max() for count in counts)) * 1.05)), 150.0)
+    body = frame.axes("image score, raw", "% of images")
+    for kind, count in zip(("good", "bad"), counts, strict=True):
+        for left, right, value in zip(edges[:-1], edges[1:], count, strict=True):
+            if value:
+                x, y = frame.px(left), frame.py(value)
+                body.append(
+                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{frame.px(right) - x:.1f}" height="{frame.py(0) - y:.1f}" class="{kind}"/>'
+                )
+    for index, (_, value) in enumerate(scores.thresholds):
+        body.append(_rule(frame.px(value), _TOP, frame.px(value), frame.py(0), f"line c{index % 6}"))
+    top = frame.height + 66
+    body += [f'<rect x="{_LEFT}" y="{top - 12}" width="22" height="10" class="good"/>', _text(_LEFT + 28, top - 3, "good")]
+    body += [f'<rect x="{_LEFT + 90}" y="{top - 12}" width="22" height="10" class="bad"/>', _text(_LEFT + 118, top - 3, "defective")]
+    body += _legend([f"threshold of {name}: {value:.4g}" for name, value in scores.thresholds], top + 17)
+    return _svg(top + 17 + 17 * len(scores.thresholds), title, body)
+
+
+def dose_chart(series: Sequence[tuple[str, list[tuple[float, float, float, float]]]], title: str, y_name: str) -> str:
+    """A metric over the amount of invented defects, with intervals; amounts are evenly spaced, as they grow by factors.
+
+    Args:
+        series: name and points (amount, value, low, high), ascending in the amount.
+        title: what is shown, for readers who cannot see it.
+        y_name: the metric.
+    """
+    amounts = sorted({point[0] for _, points in series for point in points})
+    values = [value for _, points in series for point in points for value in point[1:]]
+    margin = (max(values) - min(values)) * 0.06 or 0.01
+    frame = _Frame((-0.3, len(amounts) - 0.7), (min(values) - margin, max(values) + margin))
+    body = frame.axes("invented defects", y_name, [(i, number(amount)) for i, amount in enumerate(amounts)])
+    for index, (_, points) in enumerate(series):
+        shift = (index - (len(series) - 1) / 2) * 0.04
+        where = [(frame.px(amounts.index(point[0]) + shift), point) for point in points]
+        body.append(f'<polyline points="{" ".join(f"{x:.1f},{frame.py(p[1]):.1f}" for x, p in where)}" class="line c{index % 6}"/>')
+        for x, point in where:
+            body.append(_rule(x, frame.py(point[2]), x, frame.py(point[3]), f"thin c{index % 6}"))
+            body.append(f'<circle cx="{x:.1f}" cy="{frame.py(point[1]):.1f}" r="3.5" class="dot c{index % 6}"/>')
+    body += _legend([name for name, _ in series], frame.height + 66)
+    return _svg(frame.height + 66 + 17 * len(series), title, body)

@@ -1,0 +1,73 @@
+"""`aoi bench`: read options, call one function, print one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aoi.terminal.groups import group_with_default
+from aoi.terminal.options import PLAIN, Backbone, Json, Out, Weights
+from aoi.terminal.output import emit, progress_bars
+
+bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
+
+
+@bench.command("run")
+def run_ablation(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[PLAN] [DATASET]...", help="A plan (YAML) or a preset: quick, standard; then data sets.")
+    ] = None,
+    out: Out = Path("ablation"),
+    datasets: Annotated[str | None, typer.Option(help="Data set folders; several with spaces or commas between them.")] = None,
+    detectors: Annotated[str | None, typer.Option(help="patchcore,padim")] = None,
+    generators: Annotated[str | None, typer.Option(help="perlin,cutpaste (none is always the baseline)")] = None,
+    couplings: Annotated[str | None, typer.Option(help="calibrate,head")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
+    count: Annotated[int | None, typer.Option(help="Synthetic defects for each generator and seed.")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure what invented defects do to AUROC and AUPRO on real test images."""
+    from aoi.bench.plan import load_plan
+    from aoi.bench.run import run_bench
+
+    config, folders = split_words(words or [], datasets)
+    plan = load_plan(
+        config, datasets=folders, detectors=detectors, generators=generators, couplings=couplings, seeds=seeds, count=count,
+        backbone=backbone, weights=weights, image_size=image_size, device=device,
+    )  # fmt: skip
+    with progress_bars() as progress:
+        result = run_bench(plan, out, progress=progress)
+    emit(result, as_json=json)
+
+
+def split_words(words: list[str], datasets: str | None) -> tuple[str | None, list[str] | None]:
+    """The plan and the data sets among the words of a command: `--datasets A B` leaves B among the arguments.
+
+    Args:
+        words: arguments; the first is the plan, unless it is a folder.
+        datasets: what the option itself got.
+    """
+    plan = words[0] if words and not Path(words[0]).is_dir() else None
+    given = [part.strip() for part in (datasets or "").split(",") if part.strip()] if datasets else []
+    folders = [*given, *words[plan is not None :]]
+    return plan, folders or None
+
+
+@bench.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A finished ablation.")],
+    formats: Annotated[str, typer.Option("--format", help="html,md,csv,json,tex: any of them, comma-separated.")] = "html,md,csv,json,tex",
+    out: Annotated[Path | None, typer.Option(help="Another folder for the files.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the report of a finished ablation: one self-contained HTML file, and tables as text."""
+    from aoi.bench.report import write_report
+
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    emit(write_report(folder, names, out=out), as_json=json)
