@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aoi.captions.cleaning import _NUMBER, fitted, is_english, measure, thickness_word, tidied, with_words
+from aoi.captions.negation import BETWEEN_WORDS, affirmed
 from aoi.captions.places import ANYWHERE, Column, Place, Row, along_of, on_piece, place_at
 from aoi.captions.spec import DefectSpec, SizeRange
 from aoi.captions.vocabulary import Found, kinds, vocabulary
 from aoi.errors import ConfigError
 
-_BETWEEN_WORDS = re.compile(r"(?:[\s,\-–/]|of|the|and|in|at|on|a|half|part|corner|side|section|area|edge|半|部|角|侧|的|方|边|面|处)*")
-_COMPARED = re.compile(r"[\s-]?(?:like|shaped|form|ish)\b|状|样")
-"""After a piece's word it says what the defect looks like, as in `thread-like`, and not where it is."""
 _HALF = 0.5
 _SEVERE = (0.35, 0.7)
 """Below the first a severity is said as slight, from the second on as severe."""
@@ -63,7 +61,7 @@ def parse_prompt(text: str, *, kind: str | None = None, place: Place | None = No
     if not re.search(r"\w", line):
         raise ConfigError("the prompt is empty", hint="say what is wrong and where, such as 'a thin scratch, upper left'")
     lowered = line.lower()
-    found = _affirmed(lowered, list(vocabulary().find(lowered)))
+    found = affirmed(lowered, list(vocabulary().find(lowered)))
     notes: list[str] = []
     said_kind = kind or _kind(lowered, found, notes)
     looks = tuple(dict.fromkeys(each.term.name for each in found if each.term.category in ("look", "thickness")))
@@ -123,28 +121,6 @@ def _english_of(line: str) -> str:
     return ""
 
 
-def _affirmed(lowered: str, found: list[Found]) -> list[Found]:
-    """`found` without what is denied, between a negation and the end of its clause, and without pieces that are only compared with."""
-    kept: list[Found] = []
-    for each in found:
-        no_before = [no for no in found if no.term.category == "negation" and no.end <= each.start]
-        denied = any(not re.search(r"[,.;:]|\bbut\b|而是|但", lowered[no.end : each.start]) for no in no_before)
-        denied = denied and each.term.category in ("kind", "look", "severity", "size")
-        compared = each.term.category in ("part", "object") and _COMPARED.match(lowered, each.end)
-        if each.term.category != "negation" and not denied and not compared:
-            kept.append(each)
-    return _longest(kept)
-
-
-def _longest(found: list[Found]) -> list[Found]:
-    """Of words that overlap, those of the longer match; a part's own words inside a kind (`thread damage`) do not count."""
-    return [
-        one
-        for one in found
-        if not any(other.start <= one.start and one.end <= other.end and other.end - other.start > one.end - one.start for other in found)
-    ]
-
-
 def _kind(lowered: str, found: list[Found], notes: list[str]) -> str:
     named = [each.term for each in found if each.term.category == "kind"]
     clear = [term for term in named if not term.facts.get("vague")]
@@ -186,6 +162,7 @@ def _place(lowered: str, found: list[Found], notes: list[str]) -> Place:
         # `螺丝顶部 (… screw head)`: a direction in the other language than the piece translates it, and is no second condition.
         near = [place for group, place in zip(groups, places, strict=False) if group[0].said.isascii() == piece.said.isascii()]
         return on_piece(near[0] if near else ANYWHERE, piece.term.name)
+    places = [place for place in places if not place.is_anywhere] or places  # `on the surface, upper left`
     if not places:
         notes.append("no known place is named: anywhere on the part")
         return ANYWHERE
@@ -200,7 +177,7 @@ def _place_groups(lowered: str, words: list[Found]) -> list[list[Found]]:
     groups: list[list[Found]] = []
     for word in words:
         last = groups[-1] if groups else []
-        joined = bool(last) and _BETWEEN_WORDS.fullmatch(lowered, last[-1].end, word.start) is not None
+        joined = bool(last) and BETWEEN_WORDS.fullmatch(lowered, last[-1].end, word.start) is not None
         if joined and _one_place([*last, word], False) is not None:
             last.append(word)
         else:
