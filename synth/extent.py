@@ -59,6 +59,11 @@ def draw_extent(region: Region, spec: DefectSpec, family: str, rng: np.random.Ge
     thickness, unread = _pixels(spec.thickness, spec.thickness_unit, "thickness", mm_per_pixel)
     length, unread_too = _pixels(spec.length, spec.length_unit, "length", mm_per_pixel)
     notes = [note for note in (unread, unread_too) if note]
+    if thickness is not None and thickness < 1:
+        notes.append(f"a thickness of {thickness:.2g} pixels cannot be drawn: made one pixel")
+    longest = float(max(1, region.area))  # no path through a region is longer; what is asked for in words has no bound
+    thickness = None if thickness is None else min(max(thickness, 1.0), longest)
+    length = None if length is None else min(max(length, 1.0), longest)
     asked = _measured(family, thickness, length)
     most = _LARGEST.get(family, _LARGEST_OTHERS) * region.area
     if asked is not None and asked > most:

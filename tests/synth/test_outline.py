@@ -146,6 +146,17 @@ def test_thickness_and_length_are_followed_in_pixels_and_millimetres():
         draw_family(square(), thin, "line", np.random.default_rng(0), mm_per_pixel=-1)
 
 
+@pytest.mark.parametrize("family", ["line", "branching"])
+@pytest.mark.parametrize(("thickness", "length"), [(1e-7, None), (1e29, None), (None, 1e29), (1e-7, 1e29)])
+def test_measures_that_no_image_has_room_for_cost_no_time(family, thickness, length):
+    spec = DefectSpec(thickness=thickness, thickness_unit="pixels", length=length, length_unit="pixels")
+    shape = draw_family(square(), spec, family, np.random.default_rng(0))
+    assert shape.mask.any()
+    assert shape.mask.sum() <= square().area
+    if thickness == 1e-7:
+        assert "one pixel" in shape.note
+
+
 @pytest.mark.parametrize("name", ["upper left", "upper", "右上", "left", "centre", "right", "左下", "lower", "lower right"])
 def test_places_land_where_they_are_named(name):
     part, place = np.hypot(*np.mgrid[-100:100, -100:100]) < 90, parse_place(name)
