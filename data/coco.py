@@ -11,6 +11,7 @@ import numpy as np
 
 from aoi.data.files import read_json
 from aoi.data.rle import compressed, mask_of, runs_of, uncompressed
+from aoi.data.sample import GOOD
 from aoi.errors import DataError
 
 
@@ -58,7 +59,7 @@ def mask_from(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def read_coco(path: Path) -> list[tuple[str, str | None, np.ndarray | None]]:
-    """Images of an annotation file: file name, category (None without objects; the largest object's where there are several), mask HW bool.
+    """Images of an annotation file: file name, category (None for good ones; the largest object's where there are several), mask HW bool.
 
     Raises:
         DataError: the file is damaged.
@@ -75,8 +76,9 @@ def read_coco(path: Path) -> list[tuple[str, str | None, np.ndarray | None]]:
 
 
 def _image(row: dict[str, Any], objects: Sequence[dict[str, Any]], names: dict[int, str]) -> tuple[str, str | None, np.ndarray | None]:
-    if not objects:
-        return str(row["file_name"]), None, None
+    if not objects:  # a defect without a mask has no object either: `defect`, which `aoi data convert` writes, tells it from a good part
+        label = row.get("defect")
+        return str(row["file_name"]), None if label in (None, GOOD) else str(label), None
     height, width = int(row["height"]), int(row["width"])
     mask = np.zeros((height, width), bool)
     for each in objects:

@@ -120,6 +120,7 @@ def _write_mvtec(part: Path, entries: list[_Entry], categories: tuple[str, ...],
         stem = entry.path.stem.removeprefix(f"{entry.label}_")
         target = part / entry.split / entry.label / f"{stem}{entry.path.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_twice(entry, target)
         shutil.copyfile(entry.path, target)
         if entry.mask is not None:
             shape = read_image(entry.path).shape
@@ -163,7 +164,9 @@ def _write_yolo(part: Path, entries: list[_Entry], categories: tuple[str, ...], 
             height, width = read_image(entry.path).shape[:2]
             lines = label_lines(entry.read_mask((height, width)), categories.index(entry.label))
             objects += len(lines)
-        write_text(part / "labels" / entry.split / f"{Path(entry.name).stem}.txt", "".join(f"{line}\n" for line in lines))
+        labels = part / "labels" / entry.split / f"{Path(entry.name).stem}.txt"
+        _refuse_twice(entry, labels)
+        write_text(labels, "".join(f"{line}\n" for line in lines))
         progress("convert", done, len(entries))
     splits = {("val" if split == "test" else split): f"images/{split}" for split in sorted({entry.split for entry in entries})}
     write_text(part / "data.yaml", yaml.safe_dump({**splits, "names": dict(enumerate(categories))}, allow_unicode=True, sort_keys=False))
@@ -173,6 +176,11 @@ def _write_yolo(part: Path, entries: list[_Entry], categories: tuple[str, ...], 
 def _copy(entry: _Entry, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / entry.name
-    if target.exists():
-        raise DataError(f"two images of {entry.split} would both be called {entry.name}", hint="rename one of them")
+    _refuse_twice(entry, target)
     shutil.copyfile(entry.path, target)
+
+
+def _refuse_twice(entry: _Entry, target: Path) -> None:
+    """Stop before a second image takes the place of a first one."""
+    if target.exists():
+        raise DataError(f"two images of {entry.split} would both be called {target.name}", hint="rename one of them")

@@ -130,3 +130,21 @@ def test_nothing_is_overwritten_or_half_written(dataset, tmp_path):
     assert not (tmp_path / "coco").exists()
     with pytest.raises(ConfigError, match="unknown layout"):
         convert(dataset, tmp_path / "voc", "voc")
+
+
+def test_a_defect_without_a_mask_stays_a_defect_through_coco(dataset, tmp_path):
+    (dataset / "ground_truth" / "hole" / "0_mask.png").unlink()
+    convert(dataset, tmp_path / "coco", "coco")
+    report = convert(tmp_path / "coco", tmp_path / "back", "mvtec")
+    back = {sample.key: sample for sample in open_dataset(tmp_path / "back").samples}
+    assert set(back) == {sample.key for sample in open_dataset(dataset).samples}
+    assert report.without_mask
+    assert [sample.mask_path for sample in back.values() if sample.label == "hole"] == [None]
+
+
+@pytest.mark.parametrize(("layout", "second"), [("yolo", "0.jpg"), ("mvtec", "hole_0.png")])
+def test_no_image_takes_the_place_of_another(dataset, tmp_path, layout, second):
+    write_image(dataset / "test" / "hole" / second, np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DataError, match="two images of test"):
+        convert(dataset, tmp_path / "out", layout)
+    assert not (tmp_path / "out").exists()
