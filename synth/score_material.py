@@ -72,7 +72,9 @@ def consistency_of(root: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     rows = read_jsonl(path)
+    if not any("accepted" in row for row in rows):  # the manifest of another maker
+        return {}
     made = [row["verification"] for row in rows if row.get("accepted") and row.get("verification")]
     found = {name: round(float(np.mean([row[name] for row in made])), 4) for name in _MEASURED} if made else {}
-    tries = sum(1 + len([each for each in row["rejections"] if each["cause"] == "defect"]) for row in rows)
-    return found | {"accepted_share": round(sum(bool(row["accepted"]) for row in rows) / max(1, tries), 4)}
+    tries = sum(1 + len([each for each in row.get("rejections") or () if each["cause"] == "defect"]) for row in rows)
+    return found | {"accepted_share": round(sum(bool(row.get("accepted")) for row in rows) / max(1, tries), 4)}

@@ -13,6 +13,7 @@ from aoi.data.images import write_image, write_mask
 from aoi.errors import BackendUnavailable, ConfigError, DataError
 from aoi.metrics.distribution import fid, kid, within_clusters
 from aoi.synth.score import ScoreOptions, score
+from aoi.synth.score_material import consistency_of
 
 
 def test_kid_is_the_unbiased_polynomial_mmd(rng):
@@ -88,6 +89,13 @@ def test_likeness_and_copies_show_in_the_figures(real, tmp_path, shared_weights)
 def test_the_same_pictures_on_both_sides_are_no_comparison(real, shared_weights):
     with pytest.raises(DataError, match="pictures are in both"):
         score(real, real, options(shared_weights))
+
+
+def test_a_manifest_of_another_maker_is_no_obstacle(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text('{"image": "test/crack/000.png", "seed": 1}\n')
+    assert consistency_of(tmp_path) == {}
+    (tmp_path / "manifest.jsonl").write_text('{"accepted": true, "rejections": [{"cause": "defect"}], "verification": null}\n')
+    assert consistency_of(tmp_path) == {"accepted_share": 0.5}
 
 
 def test_what_cannot_be_scored_is_said(real, tmp_path, shared_weights, monkeypatch):
