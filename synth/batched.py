@@ -172,7 +172,8 @@ class BatchedRun:
     def _halve(self, tried: int, error: Exception) -> None:
         if tried == 1:
             raise ModelError(
-                "not enough memory for a single image", hint="use a smaller --resolution, --dtype float16 or --offload, or a smaller model"
+                "not enough memory for a single image",
+                hint="use --dtype float16, --option resolution=256, --option offload=on, or a smaller model",
             ) from error
         self.at_once = tried // 2
         self.say(f"not enough memory for {tried} images at once: going on with {self.at_once}")

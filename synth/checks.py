@@ -54,7 +54,7 @@ class CheckOptions:
         if len(set(self.sentences)) < 2:
             raise ConfigError("fewer than two different sentences cannot be compared", hint="give --sentence twice or more")
         if not 1 <= self.images <= 1000:
-            raise ConfigError(f"--images is {self.images}", hint="give a whole number from 1 to 1000")
+            raise ConfigError(f"--count is {self.images}", hint="give a whole number from 1 to 1000")
 
 
 def run_checks(images: Path | str | Sequence[Path], options: CheckOptions | None = None, *, progress: Progress = silent) -> ChecksReport:

@@ -79,8 +79,8 @@ class DiffusionSettings:
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ConfigError(f"--strength is {self.strength}", hint="give a number above 0 and up to 1")
         if self.resolution is not None and (self.resolution < 32 or self.resolution > 4096 or self.resolution % 8):
-            raise ConfigError(f"--resolution is {self.resolution}", hint="give a multiple of 8 from 32 to 4096")
-        for name, chosen, known in (("--mgni", self.mgni, Injection), ("--dtype", self.dtype, Dtype), ("--offload", self.offload, Offload)):
+            raise ConfigError(f"resolution is {self.resolution}", hint="give a multiple of 8 from 32 to 4096")
+        for name, chosen, known in (("--mgni", self.mgni, Injection), ("--dtype", self.dtype, Dtype), ("offload", self.offload, Offload)):
             if chosen not in get_args(known):
                 raise ConfigError(f"{name} is {chosen!r}", hint=f"use one of {', '.join(get_args(known))}")
         for name, pair in (("mgni_amplitude", self.mgni_amplitude), ("sag_inside", self.sag_inside)):

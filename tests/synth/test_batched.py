@@ -187,7 +187,7 @@ def test_not_even_one_image_fits(goods, tmp_path):
     Company.fits = 0
     with pytest.raises(ModelError, match="single image") as error:
         generate_dataset(goods, tmp_path / "out", options(count=6))
-    assert "--offload" in error.value.hint
+    assert "--option offload=on" in error.value.hint
 
 
 @pytest.mark.parametrize(
