@@ -98,7 +98,7 @@ def judge(
             alone = {seed: court.side(archive.evidence(records[arm], test)) for seed, arm in baselines.items()}
             for cell, members in _cells(arms, count).items():
                 before = [alone[arm.seed] for arm in members]
-                after = [court.side(archive.evidence(records[arm], test)) for arm in members]
+                after = [court.side(archive.evidence(records[arm], test), beside=alone[arm.seed]) for arm in members]
                 exact = {name: [_change(records, baselines, arm, name) for arm in members] for name in metrics}
                 found |= {(cell, name): finding for name, finding in court.compare(before, after, exact).items()}
                 types += _type_rows(court, cell, before, after)

@@ -13,7 +13,7 @@ from aoi.bench.report_data import Line, ScoreSet
 
 WIDTH = 420
 """Of the drawing; narrow, so that text stays readable on a phone."""
-_LEFT, _RIGHT, _TOP = 44, 12, 10
+_LEFT, _RIGHT, _TOP = 58, 12, 10
 
 
 def _svg(height: float, title: str, body: Sequence[str]) -> str:

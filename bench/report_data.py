@@ -16,6 +16,8 @@ from aoi.errors import DataError
 from aoi.metrics.summary import AUPRO_LIMIT
 
 Row = dict[str, Any]
+SEEN = 5e-4
+"""The least change of an image's overlap worth a picture."""
 CELL = ("dataset", "detector", "generator", "coupling", "amount")
 
 
@@ -207,7 +209,7 @@ def changes(finished: Finished, row: Mapping[str, Any], *, each: int = 3) -> tup
     parts = [image_parts(found[1]) for found in (old, new)]
     delta = parts[1] - parts[0]
     order = [int(i) for i in np.argsort(-delta, kind="stable") if np.isfinite(delta[i])]
-    best, worst = [i for i in order[:each] if delta[i] > 0], [i for i in order[::-1][:each] if delta[i] < 0]
+    best, worst = [i for i in order[:each] if delta[i] > SEEN], [i for i in order[::-1][:each] if delta[i] < -SEEN]
     before, after = maps
     helped, hurt = ([_change(test, i, parts, (before, after)) for i in chosen] for chosen in (best, worst))
     return helped, hurt

@@ -70,7 +70,7 @@ def sentences(finished: Finished) -> list[str]:
         still = sum(row["delta"] == row["ci_low"] == row["ci_high"] == 0 for row in judged)
         parts = [f"{len(helped)} of {len(judged)} arms raise AUPRO@0.3, {len(hurt)} lower it"]
         if still:
-            parts.append(f"{still} cannot move it by design")
+            parts.append(f"{still} leave it exactly as it was")
         text = f"{dataset}, {detector}: " + ", ".join(parts) + "."
         if helped:
             best = helped[0]

@@ -13,6 +13,17 @@ from aoi.metrics.summary import AUPRO_LIMIT, AUPRO_STRICT_LIMIT
 
 _CHUNK = 500
 """Weightings evaluated together, which bounds the memory."""
+GROUPS = {
+    "image": ("image_fp", "image_tp"),
+    "pixel": ("fp", "tp", "overlap", "good_fp", "tpr"),
+    "decisions": ("decisions",),
+}
+"""Tables that metrics are made of together: an arm that leaves one group alone costs nothing there."""
+METRICS = {
+    "image": ("image_auroc", "image_f1_max"),
+    "pixel": ("pixel_auroc", "pixel_aupro", "pixel_aupro_05", "pixel_aupimo", "pixel_ap"),
+    "decisions": ("image_f1", "escape_rate", "overkill_rate", "pixel_f1"),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,38 +64,55 @@ class Rows:
             }
         )
 
-    def metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, weights: np.ndarray, known: tuple[Rows, dict[str, np.ndarray]] | None = None) -> dict[str, np.ndarray]:
         """Every metric under every weighting.
 
         Args:
             weights: B×T float, at least 0.
+            known: other rows and their metrics under the same weightings: what they share is not computed again.
 
         Returns:
             By metric, B float64; NaN where a weighting leaves it undefined.
         """
-        found = []
-        for start in range(0, len(weights), _CHUNK):
-            part = np.asarray(weights[start : start + _CHUNK], np.float32)
-            found.append(metrics_of({name: part @ table for name, table in self.tables.items()}))
-        return _joined(found)
+        found: dict[str, np.ndarray] = {}
+        for group, names in GROUPS.items():
+            if known is not None and self.agrees(known[0], group):
+                found |= {name: values for name, values in known[1].items() if name in METRICS[group]}
+                continue
+            parts = []
+            for start in range(0, len(weights), _CHUNK):
+                part = np.asarray(weights[start : start + _CHUNK], np.float32)
+                parts.append(metrics_of({name: part @ self.tables[name] for name in names}, group))
+            found |= _joined(parts)
+        return found
+
+    def agrees(self, other: Rows, group: str) -> bool:
+        """True where two arms say the same of every image, as far as the metrics of a group can tell."""
+        return all(np.array_equal(self.tables[name], other.tables[name]) for name in GROUPS[group])
 
     def exchanged(self, other: Rows, swaps: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Metrics of this arm and of `other` after images are exchanged between them.
+        """Metrics of this arm and of `other` after images are exchanged between them; without groups on which they agree.
 
         Args:
             other: the same images under another arm.
             swaps: B×T, 1 where an image changes sides, else 0.
         """
-        mine = {name: table.sum(0) for name, table in self.tables.items()}
-        both = {name: mine[name] + table.sum(0) for name, table in other.tables.items()}
-        moved = {name: other.tables[name] - table for name, table in self.tables.items()}
-        first, second = [], []
-        for start in range(0, len(swaps), _CHUNK):
-            part = np.asarray(swaps[start : start + _CHUNK], np.float32)
-            totals = {name: mine[name] + part @ table for name, table in moved.items()}
-            first.append(metrics_of(totals))
-            second.append(metrics_of({name: both[name] - value for name, value in totals.items()}))
-        return _joined(first), _joined(second)
+        found: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+        for group, names in GROUPS.items():
+            if self.agrees(other, group):
+                continue
+            mine = {name: self.tables[name].sum(0) for name in names}
+            both = {name: mine[name] + other.tables[name].sum(0) for name in names}
+            moved = {name: other.tables[name] - self.tables[name] for name in names}
+            first, second = [], []
+            for start in range(0, len(swaps), _CHUNK):
+                part = np.asarray(swaps[start : start + _CHUNK], np.float32)
+                totals = {name: mine[name] + part @ moved[name] for name in names}
+                first.append(metrics_of(totals, group))
+                second.append(metrics_of({name: both[name] - value for name, value in totals.items()}, group))
+            found[0].update(_joined(first))
+            found[1].update(_joined(second))
+        return found
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -95,36 +123,46 @@ def _cumulated(counts: np.ndarray) -> np.ndarray:
     return np.cumsum(counts, axis=1, dtype=np.float64).astype(np.float32)
 
 
-def metrics_of(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every metric from weighted sums of the rows.
+def metrics_of(totals: dict[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+    """The metrics of a group from weighted sums of the rows.
 
     Args:
         totals: by what is counted, B×K float32, cumulated over the levels.
+        group: of `GROUPS`.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        fpr, recall, overlap = _share(totals["fp"]), _share(totals["tp"]), _share(totals["overlap"])
-        caught, escaped, overkill, passed, hit, marked, truth = totals["decisions"].T.astype(np.float64)
-        return {
-            "image_auroc": area(_share(totals["image_fp"]), _share(totals["image_tp"])),
-            "pixel_auroc": area(fpr, recall),
-            "pixel_aupro": area(fpr, overlap, AUPRO_LIMIT),
-            "pixel_aupro_05": area(fpr, overlap, AUPRO_STRICT_LIMIT),
-            "pixel_aupimo": log_area(_share(totals["good_fp"]), _mean_rate(totals["tpr"])),
-            "pixel_ap": average_precision(totals["fp"], totals["tp"]),
-            "image_f1_max": _f1_max(totals["image_fp"], totals["image_tp"]),
-            "image_f1": 2 * caught / (2 * caught + overkill + escaped) + 0 / (caught + escaped),
-            "escape_rate": escaped / (caught + escaped),
-            "overkill_rate": overkill / (overkill + passed),
-            "pixel_f1": 2 * hit / (truth + marked) + 0 / truth,
-        }
+        return {"image": _image_metrics, "pixel": _pixel_metrics, "decisions": _decision_metrics}[group](totals)
+
+
+def _image_metrics(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    fp, tp = totals["image_fp"], totals["image_tp"]
+    return {"image_auroc": area(_share(fp), _share(tp)), "image_f1_max": _f1_max(fp, tp)}
+
+
+def _pixel_metrics(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    fpr, overlap = _share(totals["fp"]), _share(totals["overlap"])
+    return {
+        "pixel_auroc": area(fpr, _share(totals["tp"])),
+        "pixel_aupro": area(fpr, overlap, AUPRO_LIMIT),
+        "pixel_aupro_05": area(fpr, overlap, AUPRO_STRICT_LIMIT),
+        # Rows of `tpr` end in 1 for every defective image, so the last column is the weight of the defective images.
+        "pixel_aupimo": log_area(_share(totals["good_fp"]), _share(totals["tpr"])),
+        "pixel_ap": average_precision(totals["fp"], totals["tp"]),
+    }
+
+
+def _decision_metrics(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    caught, escaped, overkill, passed, hit, marked, truth = totals["decisions"].T.astype(np.float64)
+    return {
+        "image_f1": 2 * caught / (2 * caught + overkill + escaped) + 0 / (caught + escaped),
+        "escape_rate": escaped / (caught + escaped),
+        "overkill_rate": overkill / (overkill + passed),
+        "pixel_f1": 2 * hit / (truth + marked) + 0 / truth,
+    }
 
 
 def _share(cumulated: np.ndarray) -> np.ndarray:
     return np.asarray(cumulated / cumulated[:, -1:], np.float64)
-
-
-_mean_rate = _share
-"""Rows of `tpr` end in 1 for every defective image, so the last column is the weight of the defective images."""
 
 
 def area(fpr: np.ndarray, rate: np.ndarray, limit: float = 1.0) -> np.ndarray:

@@ -95,16 +95,25 @@ class Court:
         """Defect types, sorted."""
         return tuple(sorted(set(self.labels) - {self.good}))
 
-    def side(self, evidence: Evidence, *, types: bool = True) -> Side:
-        """Resample one arm at one seed."""
+    def side(self, evidence: Evidence, *, beside: Side | None = None, types: bool = True) -> Side:
+        """Resample one arm at one seed.
+
+        Args:
+            evidence: its counts.
+            beside: another arm at the same seed, such as the baseline: what both agree on is not computed again.
+            types: also resample each defect type.
+        """
         rows = Rows.of(evidence)
+        point = rows.metrics(np.ones((1, len(self.labels))), None if beside is None else (beside.rows, beside.point))
+        resampled = rows.metrics(self.weights, None if beside is None else (beside.rows, beside.resampled))
         everything = np.ones((1, len(self.labels)), np.float32)
         by_type = {}
         for label in self.types if types else ():
             kept = np.array([each in (self.good, label) for each in self.labels], np.float32)
-            found = rows.metrics(np.concatenate([everything, self.weights[:TYPE_RESAMPLES]]) * kept)
+            known = None if beside is None else (beside.rows, beside.by_type[label])
+            found = rows.metrics(np.concatenate([everything, self.weights[:TYPE_RESAMPLES]]) * kept, known)
             by_type[label] = {name: found[name] for name in TYPE_METRICS}
-        return Side(rows, rows.metrics(everything), rows.metrics(self.weights), by_type)
+        return Side(rows, point, resampled, by_type)
 
     def compare(self, before: Sequence[Side], after: Sequence[Side], exact: Mapping[str, Sequence[float | None]]) -> dict[str, Finding]:
         """Judge an arm.
@@ -127,16 +136,17 @@ class Court:
             )  # fmt: skip
             grid = np.array([float(new.point[name][0] - old.point[name][0]) for old, new in zip(before, after, strict=True)])
             if np.isfinite(spread).all() and np.isfinite(grid).all():
-                found[name] = self._finding(np.array(known), grid, spread, swapped[name])
+                found[name] = self._finding(np.array(known), grid, spread, swapped.get(name, np.zeros(1)))
         return found
 
     def _exchanged(self, before: Sequence[Side], after: Sequence[Side]) -> dict[str, np.ndarray]:
-        """The mean change over seeds when images change sides at random."""
-        per_seed = []
+        """The mean change over seeds when images change sides at random; nothing where arm and baseline agree."""
+        found: dict[str, np.ndarray] = {}
         for old, new in zip(before, after, strict=True):
             first, second = old.rows.exchanged(new.rows, self.swaps)
-            per_seed.append({name: second[name] - first[name] for name in first})
-        return {name: np.mean([each[name] for each in per_seed], axis=0) for name in per_seed[0]}
+            for name in first:
+                found[name] = found.get(name, 0.0) + (second[name] - first[name]) / len(before)
+        return found
 
     def _finding(self, deltas: np.ndarray, grid: np.ndarray, spread: np.ndarray, swapped: np.ndarray) -> Finding:
         delta = float(deltas.mean())

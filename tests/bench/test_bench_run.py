@@ -46,18 +46,13 @@ def test_one_row_for_each_arm_and_metric_over_all_seeds(finished):
         assert row.std == pytest.approx(np.std([one.value for one in row.per_seed], ddof=1))
         assert row.delta_std == pytest.approx(np.std([one.value - one.baseline for one in row.per_seed], ddof=1))
     saved = json.loads((out / "results.json").read_text())
-    assert set(saved["arms"][0]) >= {
-        "dataset",
-        "detector",
-        "generator",
-        "coupling",
-        "metric",
-        "baseline",
-        "value",
-        "delta",
-        "std",
-        "per_seed",
-    }
+    promised = "dataset detector generator coupling amount metric baseline value delta ci_low ci_high p_holm verdict std per_seed"
+    assert set(saved["arms"][0]) >= set(promised.split())
+    for row in result.arms:
+        assert row.verdict in ("helps", "hurts", "cannot tell")
+        assert row.ci_low <= row.delta + 1e-9 <= row.ci_high + 2e-9
+        assert 0 < row.p <= row.p_holm <= 1
+        assert row.amount == (0 if row.generator == "none" else 12)
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert [float(row["value"]) for row in rows] == [row.value for row in result.arms]
     assert len(list(csv.DictReader((out / "seeds.csv").open()))) == 2 * len(rows)
@@ -89,8 +84,8 @@ def test_features_are_extracted_once_and_given_back(tmp_path, plan, tiny_bench, 
     from aoi.detect import features
 
     seen = []
-    original = features._extract
-    monkeypatch.setattr(features, "_extract", lambda paths, *rest: seen.extend(paths) or original(paths, *rest))
+    original = features._batches
+    monkeypatch.setattr(features, "_batches", lambda paths, *rest: seen.extend(paths) or original(paths, *rest))
     run_bench(plan, tmp_path)
     assert len(seen) == len(set(seen))
     assert len([path for path in seen if "synth" not in path.parts]) == 14 + 12
