@@ -135,7 +135,7 @@ class Archive:
 
 def _content_name(maps: np.ndarray, pictures: bool) -> str:
     """A file name that two arms share if, and only if, their maps are the same."""
-    digest = hashlib.sha256(np.ascontiguousarray(maps)).hexdigest()[:24]
+    digest = hashlib.sha256(np.ascontiguousarray(maps).data).hexdigest()[:24]
     return f"{digest}{'' if pictures else '-counts'}.npz"
 
 

@@ -65,9 +65,14 @@ def forest(rows: Sequence[dict[str, Any]], title: str, unit: str) -> str:
         return _RIGHT + (value - low) / (high - low) * (WIDTH - 2 * _RIGHT)
 
     height = _TOP + 34 * len(rows)
-    body = [_rule(at(tick), _TOP, at(tick), height, "grid") for tick in ticks(low, high)]
+    # Lines run beside the intervals only: a line through a name would strike it out.
+    spans = [(_TOP + 34 * index + 15, _TOP + 34 * index + 29) for index in range(len(rows))]
+    body = [
+        _rule(at(tick), top, at(tick), end, "axis" if tick == 0 else "grid")
+        for tick in sorted({0.0, *ticks(low, high)})
+        for top, end in spans
+    ]
     body += [_text(at(tick), height + 14, f"{tick:+.4g}" if abs(tick) > 1e-12 else "0", anchor="middle") for tick in ticks(low, high)]
-    body.append(_rule(at(0), _TOP, at(0), height, "axis"))
     for index, row in enumerate(rows):
         y, kind = _TOP + 34 * index, str(row["verdict"]).replace(" ", "-")
         label = f"{row['delta']:+.4f}  [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]"

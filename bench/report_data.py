@@ -202,15 +202,14 @@ def changes(finished: Finished, row: Mapping[str, Any], *, each: int = 3) -> tup
     old, new = evidence_of(finished, row, baseline=True), evidence_of(finished, row)
     if old is None or new is None:
         return [], []
-    maps = [finished.archive.small_maps(record) for record, _ in (old, new)]
-    if maps[0] is None or maps[1] is None:
+    before, after = (finished.archive.small_maps(record) for record, _ in (old, new))
+    if before is None or after is None:
         return [], []
     test = finished.archive.test_set(str(row["dataset"]))
     parts = [image_parts(found[1]) for found in (old, new)]
     delta = parts[1] - parts[0]
     order = [int(i) for i in np.argsort(-delta, kind="stable") if np.isfinite(delta[i])]
     best, worst = [i for i in order[:each] if delta[i] > SEEN], [i for i in order[::-1][:each] if delta[i] < -SEEN]
-    before, after = maps
     helped, hurt = ([_change(test, i, parts, (before, after)) for i in chosen] for chosen in (best, worst))
     return helped, hurt
 

@@ -88,6 +88,8 @@ def _headline_cell(row: Row | None, *, alone: bool) -> str:
     exactly = said == "cannot tell" and row["delta"] == row["ci_low"] == row["ci_high"] == 0
     badge = "" if said is None else f'<span class="badge {said.replace(" ", "-")}">{"unchanged" if exactly else said}</span>'
     p = "" if said is None or exactly else f" · p {p_text(row)}"
+    if said == "cannot tell" and not exactly and row.get("detectable"):
+        p += f" · would show {row['detectable']:.3f}"
     return f'<td class="n">{value_text(row["value"])} {badge}<br><small>{escape(interval(row))}{p}</small></td>'
 
 

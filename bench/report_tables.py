@@ -94,7 +94,10 @@ def facts(finished: Finished) -> list[str]:
             f"intervals: 95 %, paired by test image and seed, {stats['resamples']} resamples stratified by defect type; "
             f"p-values: {stats['exchanges']} exchanges of images between arm and baseline, Holm's correction over the arms of a data set"
         )
-        lines.append("helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell")
+        lines.append(
+            "helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell, with the change that these images and seeds "
+            "would have shown four times in five"
+        )
     if len(plan["seeds"]) == 1:
         lines.append("one seed: the intervals speak of these test images and this one training, not of another seed")
     return lines

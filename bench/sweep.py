@@ -42,8 +42,8 @@ def pixel_sweep(maps: np.ndarray, masks: np.ndarray, annotated: np.ndarray) -> t
     """
     cells = _cells(maps)
     histogram = np.zeros(_CELLS, np.int64)
-    for index in np.flatnonzero(annotated):
-        histogram += np.bincount(cells[index][~masks[index]], minlength=_CELLS)
+    for each, mask in zip(cells[annotated], masks[annotated], strict=True):
+        histogram += np.bincount(each[~mask], minlength=_CELLS)
     level_of = _level_of_cells(histogram)
     levels, count = np.empty(maps.shape, np.uint16), len(LEVELS)
     found = Sweep(
