@@ -184,7 +184,7 @@ class StreamedMaps:
     def _steps(self) -> _Steps:
         if not 0 < self.n_defect_pixels < self.n_pixels:
             raise one_class(self.n_defect_pixels)
-        bins = np.flatnonzero(self.good.counts + self.bad.counts)[::-1]
+        bins = np.union1d(np.flatnonzero(self.good.counts), np.flatnonzero(self.bad.counts))[::-1]
         good, bad = self.good.counts[bins], self.bad.counts[bins]
         return _Steps(bins, good, bad, self.overlap.counts[bins], np.cumsum(good) - good, np.cumsum(bad) - bad)
 
