@@ -163,8 +163,8 @@ def _reached(target: Target, kept: Kept) -> str:
     return _verdict(f"{found:.3g}{unit}", met=found <= target.value)
 
 
-def _verdict(value: float, words: str, met: bool) -> str:
-    return f"{words}, {'met' if met else '**not met**'}" if value == value else words
+def _verdict(words: str, *, met: bool) -> str:
+    return f"{words}, {'met' if met else '**not met**'}"
 
 
 def _series(case: Case, series: Series, store: Store, pictures: Path) -> str:
