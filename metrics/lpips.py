@@ -15,8 +15,8 @@ from aoi.errors import BackendUnavailable, ModelError
 _STAGES = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 11), (11, 12), (12, 13))
 """Slices of torchvision's `squeezenet1_1().features`, whose seven outputs are compared."""
 CHANNELS = (64, 128, 256, 384, 384, 512, 512)
-_SHIFT = (-0.030, -0.088, -0.188)
-_SCALE = (0.458, 0.448, 0.450)
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
 SQUEEZENET_NAMES = ("squeezenet1_1_imagenet_fp16.safetensors", "squeezenet1_1.safetensors", "squeezenet1_1-b8a52dc0.pth")
 HEADS_NAMES = ("lpips_squeeze_v0.1.safetensors", "lpips_squeeze_v0.1.pth", "squeeze.pth")
 
@@ -34,8 +34,8 @@ class Lpips(nn.Module):
         features = squeezenet1_1(weights=None).features
         self.stages = nn.ModuleList(nn.Sequential(*features[a:b]) for a, b in _STAGES)
         self.weights = nn.ParameterList(torch.ones(count) for count in CHANNELS)
-        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
 
     @classmethod

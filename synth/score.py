@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from aoi.data.files import write_json
 from aoi.data.progress import Progress, silent
 from aoi.errors import BackendUnavailable, ConfigError, DataError
 from aoi.metrics.distribution import fid, kid, within_clusters
-from aoi.metrics.lpips import Lpips
+from aoi.metrics.lpips import SCALE, SHIFT, Lpips
 from aoi.synth.score_material import Pictures, consistency_of, read_pictures, shared_pictures
 from aoi.synth.score_page import write_page
+from aoi.synth.score_plain import nearest_plain, plain_features
 
 _BATCH = 32
 
@@ -28,8 +29,9 @@ class ScoreOptions:
     """Folder for `score.json` and `score.html`; None writes neither."""
     size: int = 128
     """Side of the squares around the defects that are compared, pixels."""
-    features: str = "squeezenet"
-    """Network of KID and FID: `squeezenet` (LPIPS's own), or a timm architecture with `weights`."""
+    features: str = "auto"
+    """Network of KID and FID: `squeezenet` (LPIPS's own), a timm architecture with `weights`, or `plain` statistics of the pictures;
+    `auto` takes SqueezeNet where its weights are at hand, else `plain`, and says so."""
     weights: Path | None = None
     """Its weights, safetensors."""
     lpips: Path | None = None
@@ -70,8 +72,8 @@ class Score:
     """Higher is more varied; None where no two synthetic pictures share their nearest real one."""
     ic_lpips_masked: float | None
     clusters: int
-    nearest_lpips: float
-    """Mean distance of a synthetic picture to its nearest real one: near 0 it was copied."""
+    nearest_lpips: float | None
+    """Mean distance of a synthetic picture to its nearest real one: near 0 it was copied; None without LPIPS's weights."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -129,10 +131,12 @@ def score(real: Path, synthetic: Path, options: ScoreOptions | None = None, *, p
 
     Raises:
         DataError: a side has no defects with masks, or both show the same pictures.
-        BackendUnavailable: the networks' weights are not at hand.
+        BackendUnavailable: the weights of a network that was asked for are not at hand.
     """
     options = options or ScoreOptions()
-    lpips = Lpips.load(options.lpips)
+    lpips = _lpips(options)
+    if options.features == "auto":
+        options = replace(options, features="plain" if lpips is None else "squeezenet")
     a, b = (read_pictures(root, options.size, options.most, options.seed) for root in (real, synthetic))
     if shared_pictures(a, b):
         raise DataError(
@@ -140,13 +144,13 @@ def score(real: Path, synthetic: Path, options: ScoreOptions | None = None, *, p
         )
     embed = _embedding(options, lpips)
     features = [embed(each.images) for each in (a, b)]
-    near = _nearest(a, b, lpips, progress)
+    near = nearest_plain(*map(plain_features, (a.images, b.images))) if lpips is None else _nearest(a, b, lpips, progress)
     overall = _score(a, b, features, near, np.arange(len(a.images)), np.arange(len(b.images)), lpips, options)
     by_type = {}
     for name in sorted(set(a.types) & set(b.types)):
         chosen = [np.flatnonzero(np.array(each.types) == name) for each in (a, b)]
         by_type[name] = _score(a, b, features, near, chosen[0], chosen[1], lpips, options)
-    notes = _notes(a, b, features[0].shape[1])
+    notes = _notes(a, b, features[0].shape[1], options.features, lpips is not None)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     page = None if options.out is None else options.out / "score.html"
     report = ScoreReport(overall, by_type, consistency_of(synthetic), settings, notes, page)
@@ -156,8 +160,22 @@ def score(real: Path, synthetic: Path, options: ScoreOptions | None = None, *, p
     return report
 
 
-def _notes(a: Pictures, b: Pictures, depth: int) -> tuple[str, ...]:
+def _lpips(options: ScoreOptions) -> Lpips | None:
+    """LPIPS's networks; None where they are not at hand and nobody asked for them by name."""
+    try:
+        return Lpips.load(options.lpips)
+    except BackendUnavailable:
+        if options.lpips is not None or options.features == "squeezenet":
+            raise
+        return None
+
+
+def _notes(a: Pictures, b: Pictures, depth: int, network: str, has_lpips: bool) -> tuple[str, ...]:
     notes = []
+    if not has_lpips:
+        none = "the weights of SqueezeNet and LPIPS are not at hand: no LPIPS figures"
+        plain = ", and KID and FID are of plain picture statistics, which compare only with each other" if network == "plain" else ""
+        notes.append(f"{none}{plain}; put them into a folder and set AOI_WEIGHTS to it")
     if min(len(a.images), len(b.images)) <= depth:
         notes.append(
             f"FID is biased upwards: fewer pictures than the {depth} features; compare it only between equally large sets, or use KID"
@@ -171,15 +189,18 @@ Embedding = Callable[[np.ndarray], np.ndarray]
 """N×S×S×3 uint8 to N×D float32."""
 
 
-def _embedding(options: ScoreOptions, lpips: Lpips) -> Embedding:
+def _embedding(options: ScoreOptions, lpips: Lpips | None) -> Embedding:
     import torch
 
-    if options.features == "squeezenet":
-        network: Any = torch.nn.Sequential(*lpips.stages)
+    if options.features == "plain":
+        return plain_features
+    network: Any
+    if options.features == "squeezenet" and lpips is not None:
+        network = torch.nn.Sequential(*lpips.stages)
         mean, scale = lpips.shift, lpips.scale
     else:
         network = _timm_network(options)
-        mean, scale = lpips.shift, lpips.scale
+        mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
 
     @torch.inference_mode()
     def embed(images: np.ndarray) -> np.ndarray:
@@ -230,12 +251,19 @@ def _nearest(a: Pictures, b: Pictures, lpips: Lpips, progress: Progress) -> tupl
 
 def _score(
     a: Pictures, b: Pictures, features: list[np.ndarray], near: tuple[np.ndarray, np.ndarray], real: np.ndarray, made: np.ndarray,
-    lpips: Lpips, options: ScoreOptions,
+    lpips: Lpips | None, options: ScoreOptions,
 ) -> Score:  # fmt: skip
     few = min(len(real), len(made)) < 2
     mean, std = (None, None) if few else kid(
         features[0][real], features[1][made], subsets=options.subsets, subset_size=options.subset_size, seed=options.seed
     )  # fmt: skip
+
+    found = Score(
+        len(real), len(made), None if mean is None else 1000 * mean, None if std is None else 1000 * std,
+        None if few else fid(features[0][real], features[1][made]), None, None, 0, None,
+    )  # fmt: skip
+    if lpips is None:
+        return found
 
     def distance(i: int, j: int) -> float:
         return float(lpips.distance(b.images[made[i]][None], b.images[made[j]][None])[0])
@@ -247,7 +275,5 @@ def _score(
     pairs = {"most_pairs": options.pairs, "seed": options.seed}
     varied, clusters = within_clusters(near[0][made], distance, **pairs)
     varied_inside, _ = within_clusters(near[0][made], masked, **pairs)
-    return Score(
-        len(real), len(made), None if mean is None else 1000 * mean, None if std is None else 1000 * std,
-        None if few else fid(features[0][real], features[1][made]), varied, varied_inside, clusters, float(near[1][made].mean()),
-    )  # fmt: skip
+    nearest = float(near[1][made].mean())
+    return replace(found, ic_lpips=varied, ic_lpips_masked=varied_inside, clusters=clusters, nearest_lpips=nearest)

@@ -62,7 +62,7 @@ def _pairs(which: np.ndarray, real: Pictures, made: Pictures, near: tuple[np.nda
     figures = []
     for i in which:
         pair = _picture(made.images[i], f"synthetic {made.types[i]}") + _picture(real.images[near[0][i]], f"real {real.types[near[0][i]]}")
-        figures.append(f"<figure>{pair}<figcaption>{html.escape(made.types[i])}, LPIPS {near[1][i]:.3f}</figcaption></figure>")
+        figures.append(f"<figure>{pair}<figcaption>{html.escape(made.types[i])}, {near[1][i]:.3f} apart</figcaption></figure>")
     return f'<div class="pairs">{"".join(figures)}</div>'
 
 

@@ -108,6 +108,22 @@ def test_what_cannot_be_scored_is_said(real, tmp_path, shared_weights, monkeypat
         score(real, defects(tmp_path / "alike", 1), options(shared_weights, features="resnet18"))
 
 
+def test_without_any_weights_there_are_still_figures_and_a_note_what_is_missing(real, tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise BackendUnavailable("no weights", hint="set AOI_WEIGHTS")
+
+    monkeypatch.setattr("aoi.synth.score.Lpips.load", missing)
+    alike, other = defects(tmp_path / "alike", 1), defects(tmp_path / "other", 2, tone=255)
+    one, two = (score(real, made, ScoreOptions(out=tmp_path / made.name, size=64, subsets=20)) for made in (alike, other))
+    assert one.overall.kid < two.overall.kid
+    assert one.overall.nearest_lpips is None
+    assert any("AOI_WEIGHTS" in note for note in one.notes)
+    assert one.settings["features"] == "plain"
+    assert one.page.is_file()
+    with pytest.raises(BackendUnavailable):
+        score(real, alike, ScoreOptions(features="squeezenet"))
+
+
 def test_features_of_another_network(real, tmp_path, shared_weights):
     named = {"features": "resnet18", "weights": shared_weights / "resnet18_imagenet_conv1-layer3.safetensors"}
     with pytest.raises(ConfigError, match="resnet18"):
