@@ -98,7 +98,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _torchscript(graph: DetectorGraph, path: Path, precision: str, calibration: np.ndarray) -> None:
-    traced = torch.jit.trace(graph.whole, graph.example(), check_trace=False)
+    traced = torch.jit.trace(graph.whole, graph.example(), check_trace=False)  # type: ignore[no-untyped-call]
     torch.jit.save(traced, str(path))
 
 

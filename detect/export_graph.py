@@ -83,7 +83,8 @@ class SmoothMaps(nn.Module):
 
     def forward(self, patch_scores: torch.Tensor) -> torch.Tensor:
         """N×P to N×H×W, as `anomaly_maps` does."""
-        return self.rows @ patch_scores.unflatten(1, self.grid) @ self.columns.T
+        grids: torch.Tensor = patch_scores.unflatten(1, self.grid)  # type: ignore[no-untyped-call]
+        return self.rows @ grids @ self.columns.T
 
 
 class NearestScores(nn.Module):

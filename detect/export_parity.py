@@ -132,7 +132,7 @@ def measure(folder: ExportFolder, manifest: Manifest, pixels: np.ndarray, refere
 def _torchscript(folder: ExportFolder) -> Compute:
     import torch
 
-    network = torch.jit.load(str(folder.network("torchscript")))
+    network = torch.jit.load(str(folder.network("torchscript")))  # type: ignore[no-untyped-call]
 
     def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():

@@ -76,7 +76,7 @@ class OpenVinoEngine:
         assert self._search is not None
         search, distance = self._search, self._bank.nearest(embedding)
         rows, columns = (
-            smoothing_matrix(coarse, fine, search.blur_sigma, search.upsampling)  # type: ignore[arg-type]
+            smoothing_matrix(coarse, fine, search.blur_sigma, search.upsampling)
             for coarse, fine in zip(search.grid, self._size, strict=True)
         )
         anomaly_map = rows @ distance.reshape(search.grid) @ columns.T
