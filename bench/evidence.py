@@ -88,9 +88,11 @@ class Archive:
         }
 
     def has(self, record: Mapping[str, Any]) -> bool:
-        """True where the counts of a finished arm are still there."""
-        kept = record.get("evidence")
-        return isinstance(kept, dict) and (self.folder / str(kept.get("counts"))).is_file()
+        """True where the counts of a finished arm, and the names of its test images, are still there."""
+        kept, arm = record.get("evidence"), record.get("arm")
+        if not isinstance(kept, dict) or not isinstance(arm, dict):
+            return False
+        return (self.folder / str(kept.get("counts"))).is_file() and (self.folder / f"{arm.get('dataset')}.json").is_file()
 
     def evidence(self, record: Mapping[str, Any], test: Inspected) -> Evidence:
         """The counts of one finished arm.
@@ -129,7 +131,7 @@ class Archive:
                 return {key: found[key] for key in found.files}
         except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
             raise DataError(
-                f"{self.folder / name} is missing or damaged", hint="run the ablation again: it makes what is missing"
+                f"{self.folder / name} is missing or damaged", hint="delete it and run the ablation again: it makes what is missing"
             ) from error
 
 
