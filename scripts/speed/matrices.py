@@ -73,7 +73,21 @@ def coreset(side: str, values: dict[str, Any], device: str) -> Stages:
     points = patches(count, depth, device)
     yield None
     chosen = select(points, k)
-    yield {"chosen": len(set(chosen)), "input_mb": points.nbytes / 2**20, "check": lambda: _radius(points, chosen)}
+    yield {
+        "chosen": len(set(chosen)),
+        "input_mb": points.nbytes / 2**20,
+        "check": lambda: {**_radius(points, chosen), **arithmetic(side, device)},
+    }
+
+
+def arithmetic(side: str, device: str) -> dict[str, Any]:
+    """What aoi takes its products in; the answer is the same."""
+    if not side.startswith("aoi"):
+        return {}
+    from aoi.detect.precision import has_coarse_products
+
+    coarse = side == "aoi" and has_coarse_products(torch.device(device))
+    return {"products in": ("TF32" if device.startswith("cuda") else "bfloat16") if coarse else "float32"}
 
 
 def _radius(points: torch.Tensor, chosen: list[int]) -> dict[str, Any]:
@@ -111,7 +125,7 @@ def search(side: str, values: dict[str, Any], device: str) -> Stages:
         nearest, queries = prepare(patches(values["bank"], depth, device)), patches(values["queries"], depth, device, seed=1)
         yield None
         distance = nearest(queries)
-        yield {"check": lambda: {"mean distance": round(float(distance.double().mean()), 6)}}
+        yield {"check": lambda: {"mean distance": round(float(distance.double().mean()), 6), **arithmetic(side, device)}}
 
 
 def padim(side: str, values: dict[str, Any], device: str) -> Stages:

@@ -103,8 +103,8 @@ def _headline(point: Point, kept: Kept, absent: Mapping[str, str]) -> str:
         lines.append(f"| {side} | " + " | ".join(cells) + " |")
     lines += [f"| {side} | {why} | | | |" for side, why in point.not_run.items()]
     found = [(target, _reached(target, kept)) for target in point.targets]
-    lines += ["", *(f"* {target.words}: {reached}" for target, reached in found if reached)]
-    return "\n".join(lines) + "\n"
+    said = [f"* {target.words}: {reached}" for target, reached in found if reached]
+    return "\n".join([*lines, *([""] if said else []), *said]) + "\n"
 
 
 def _time(point: Point, rows: list[dict[str, Any]]) -> str:
