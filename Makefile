@@ -6,7 +6,7 @@ AOI := $(BIN)/aoi
 # Threads that sleep while they wait share a busy machine better than threads that spin.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test test-slow lint format lock results clean
+.PHONY: help setup demo test test-slow lint format lock results bench-speed clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +42,9 @@ lock: setup ## write requirements.lock anew from pyproject.toml
 
 results: setup ## every figure of docs/RESULTS.md (DATA and WEIGHTS name the folders; about an hour on two cores)
 	$(BIN)/python scripts/make_results.py --data $(DATA) --weights $(WEIGHTS)
+
+bench-speed: setup ## docs/PERFORMANCE.md: aoi beside anomalib and plain torch (two hours on two idle cores; DATA and WEIGHTS as in results)
+	$(BIN)/python scripts/bench_speed.py $(if $(DATA),--data $(DATA)/mvtec_ad/transistor) $(if $(WEIGHTS),--weights $(WEIGHTS)/resnet18_imagenet_conv1-layer3.safetensors) $(SPEED)
 
 clean: ## remove what the targets made, but not .venv
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache
