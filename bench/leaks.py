@@ -108,12 +108,19 @@ def check_learnt(manifest: Path, test: Contents) -> None:
 
 
 def learnt(model: str) -> dict[str, Path]:
-    """Hashes of the pixels of the real images that a checkpoint learnt from or was chosen on, with their files; empty if none is listed."""
+    """Hashes of the pixels of the real images that a checkpoint learnt from or was chosen on, with their files; empty if none is listed.
+
+    Raises:
+        DataError: the list is damaged.
+    """
     found: dict[str, Path] = {}
     for folder in (Path(model), Path(model).parent):  # beside the checkpoint's folder, or inside it
         listed = folder / _LEARNT
         if listed.is_file():
-            found |= {str(row["source_pixels"]): Path(row["image"]) for row in read_jsonl(listed)}
+            rows = read_jsonl(listed)
+            if any("source_pixels" not in row or "image" not in row for row in rows):
+                raise DataError(f"{listed} is damaged: what the generator learnt from cannot be told", hint="train the generator again")
+            found |= {str(row["source_pixels"]): Path(row["image"]) for row in rows}
     return found
 
 

@@ -36,6 +36,10 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a detector on good images and choose thresholds on held-out ones."""
+    from aoi.data.layouts import open_dataset
+    from aoi.data.sources import require_train_good
+
+    require_train_good(open_dataset(dataset))  # before torch is imported: what is wrong with a folder is said at once
     from aoi.detect.fit import FitOptions, fit_run
     from aoi.terminal.values import detector_options, names_of, one_of, size_of
 
@@ -73,7 +77,7 @@ def inspect_images(
     run: Annotated[Path, typer.Option(help="A finished run folder; with another runtime than torch, an export folder.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; default RUN/predictions.")] = None,
     fail_on: Annotated[
-        str, typer.Option(help="never, ng (exit 1 if a part is NG) or error (exit 3 if an image could not be read).")
+        str, typer.Option(help="never, ng (exit 1 if a part is NG, 3 if one could not be read) or error (3 if one could not be read).")
     ] = "never",
     overlays: Annotated[bool, typer.Option(help="Write overlay pictures.")] = True,
     runtime: Annotated[str, typer.Option(help="torch; openvino or onnx for an export, without torch.")] = "torch",
@@ -92,10 +96,10 @@ def inspect_images(
             images, run, out, overlays=overlays, device=device, runtime=backend, arithmetic=arithmetic, progress=progress  # type: ignore[arg-type]
         )  # fmt: skip
     emit(report, as_json=json)
-    if wanted == "error" and report.failed:
-        raise typer.Exit(3)
     if wanted == "ng" and report.num_ng:
         raise typer.Exit(1)
+    if wanted != "never" and report.failed:  # a part that was not seen did not pass
+        raise typer.Exit(3)
 
 
 @detect.command()

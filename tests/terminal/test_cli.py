@@ -124,6 +124,8 @@ def test_one_bad_image_does_not_stop_the_batch(parts: Path, fitted: Path, run_cl
     assert code == 3
     assert report["num_images"] == 2
     assert sorted(Path(row["image_path"]).name for row in report["failed"]) == ["empty.png", "torn.png"]
+    code, _, _ = run_cli("detect", "run", folder, "--run", fitted, "--out", tmp_path / "again", "--fail-on", "ng")
+    assert code == 3  # what could not be read did not pass
 
 
 def test_a_bad_training_image_is_skipped_and_reported(parts: Path, run_cli, tmp_path: Path) -> None:
