@@ -17,6 +17,9 @@ from aoi.bench.results import TITLES
 
 FOREST_METRICS = ("pixel_aupro", "image_auroc")
 
+FULL_COLOUR = 0.02
+"""The least change of AUPRO that may take a table's full colour: where nothing moves much, nothing should shout."""
+
 
 def html_report(finished: Finished) -> str:
     """The whole page."""
@@ -89,7 +92,7 @@ def _headline_cell(row: Row | None, *, alone: bool) -> str:
     badge = "" if said is None else f'<span class="badge {said.replace(" ", "-")}">{"unchanged" if exactly else said}</span>'
     p = "" if said is None or exactly else f" · p {p_text(row)}"
     if said == "cannot tell" and not exactly and row.get("detectable"):
-        p += f" · would show {row['detectable']:.3f}"
+        p += f"<br>would show {row['detectable']:.4f}"
     return f'<td class="n">{value_text(row["value"])} {badge}<br><small>{escape(interval(row))}{p}</small></td>'
 
 
@@ -145,7 +148,8 @@ def _heat_table(finished: Finished, dataset: str) -> str:
     if not arms:
         return ""
     labels = sorted({label for found in arms.values() for label in found})
-    most = max(abs(row["delta"]) for found in arms.values() for row in found.values()) or 1.0
+    most = max(abs(row["delta"]) for found in arms.values() for row in found.values())
+    most = max(most, FULL_COLOUR)
     body = []
     for found in arms.values():
         first = next(iter(found.values()))
@@ -163,9 +167,9 @@ def _heat_cell(row: Row | None, most: float) -> str:
     if row is None:
         return "<td>–</td>"
     kind = "up" if row["delta"] > 0 else "down"
-    small = f"{row['ci_low']:+.3f} … {row['ci_high']:+.3f}"
+    small = f"{row['ci_low']:+.4f} … {row['ci_high']:+.4f}"
     return (
-        f'<td class="n {kind}" style="--s:{abs(row["delta"]) / most:.2f}">{row["delta"]:+.3f}<br><small>{small}</small></td>'
+        f'<td class="n {kind}" style="--s:{abs(row["delta"]) / most:.2f}">{row["delta"]:+.4f}<br><small>{small}</small></td>'
         if row["delta"]
         else '<td class="n">0</td>'
     )

@@ -159,7 +159,8 @@ class Court:
         freedom = noise.freedom(variance, len(self.labels))
         drawn = images + noise.resampled(len(images), rng)
         wider = _t(1 - LEVEL / 2, freedom) / _t(1 - LEVEL / 2, np.inf)
-        low, high = (delta + (float(np.quantile(drawn, q)) - delta) * wider for q in (LEVEL / 2, 1 - LEVEL / 2))
+        ends = (delta + (float(np.quantile(drawn, q)) - delta) * wider for q in (LEVEL / 2, 1 - LEVEL / 2))
+        low, high = (min(1.0, max(-1.0, end)) for end in ends)  # every metric lies in 0-1, so does no change leave -1 to 1
         error = float(np.sqrt(variance + noise.variance))
         detectable = error * (_t(1 - LEVEL / 2, freedom) + _t(POWER, freedom))
         p = exchange_p(delta, swapped + rng.normal(size=len(swapped)) * np.sqrt(noise.variance), freedom)
