@@ -101,9 +101,11 @@ def measure(point: Point, side: str, args: argparse.Namespace) -> dict[str, Any]
     """One measurement in a fresh process; a row to keep, or `failed` or `skipped` with the reason."""
     threads = str(args.threads)
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    # How waiting threads behave is left to each library, as it is for who runs it: on an idle machine sleeping ones would slow rivals down.
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     command = [sys.executable, str(MEASURE), point.case, side, json.dumps({**point.values, **point.places}), args.device]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=args.limit, env={**os.environ, **own})
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=args.limit, env={**inherited, **own})
     except subprocess.TimeoutExpired:
         return {"stopped": f"stopped after {args.limit:.0f} s"}
     if done.returncode != 0:
