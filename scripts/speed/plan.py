@@ -106,7 +106,10 @@ def coreset_point(count: int, k: int, sides: Iterable[str], *, depth: int = 384,
 def coreset_case(*, quick: bool) -> Case:
     """Selection of a memory bank."""
     every = ("anomalib", "torch", "aoi", "aoi float32")
-    text = "Greedy k-center selection of a PatchCore's memory bank from all patch features of the good images."
+    text = (
+        "Greedy k-center selection of a PatchCore's memory bank from all patch features of the good images. anomalib selects in a random "
+        "projection of the features, the others in the features themselves; every radius is taken in the features themselves."
+    )
     if quick:
         small = tuple(coreset_point(n, 60, every[::2], depth=32, rounds=2) for n in (1000, 2000, 4000))
         head = coreset_point(2000, 60, every, depth=32, rounds=2, not_run={"a rival": "not run: to show how that looks"})
