@@ -33,6 +33,8 @@ class Measured:
     checked: dict[str, Any]
     scores: dict[str, dict[str, Any]]
     words: tuple[str, ...]
+    note: str
+    """A sentence about the training that its files do not hold."""
 
 
 def page(found: Measured) -> str:
@@ -75,6 +77,7 @@ def _training(found: Measured) -> list[str]:
         "",
         f"Real defects: {parts['train']} to learn from, {parts['validation']} for choices, {parts['held-back']} held back;",
         "divided by physical defect. The minutes are those of two cores that did other work beside.",
+        *([found.note] if found.note else []),
         "",
     ]
 

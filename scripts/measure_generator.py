@@ -54,6 +54,7 @@ class Bench:
     work: Path
     docs: Path
     seed: int
+    note: str = ""
 
     @property
     def data(self) -> Path:
@@ -276,6 +277,7 @@ def measured(bench: Bench) -> Measured:
         checked=checked,
         scores=scored(bench, folders),
         words=tuple(SENTENCES),
+        note=bench.note,
     )
 
 
@@ -286,9 +288,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/generator"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--note", default="", help="a sentence about the training that its files do not hold")
     args = parser.parse_args()
     (args.docs / "generator").mkdir(parents=True, exist_ok=True)
-    bench = Bench(args.generator.resolve(), args.weights.resolve(), args.work.resolve(), args.docs, args.seed)
+    bench = Bench(args.generator.resolve(), args.weights.resolve(), args.work.resolve(), args.docs, args.seed, args.note)
     write_text(args.docs / "GENERATOR.md", page(measured(bench)).rstrip() + "\n")
 
 
