@@ -95,6 +95,12 @@ class Court:
         """Defect types, sorted."""
         return tuple(sorted(set(self.labels) - {self.good}))
 
+    @property
+    def image_freedom(self) -> int:
+        """Degrees of freedom of the spread over images: those of the smaller class, Welch's lower bound for two samples."""
+        good = sum(label == self.good for label in self.labels)
+        return max(1, min(good - 1, len(self.labels) - good - len(self.types)))
+
     def side(self, evidence: Evidence, *, beside: Side | None = None, types: bool = True) -> Side:
         """Resample one arm at one seed.
 
@@ -156,7 +162,7 @@ class Court:
         noise = SeedNoise.of(deltas)
         images = spread.mean(0) - grid.mean() + delta
         variance = float(images.var(ddof=1))
-        freedom = noise.freedom(variance, len(self.labels))
+        freedom = noise.freedom(variance, self.image_freedom)
         drawn = images + noise.resampled(len(images), rng)
         wider = _t(1 - LEVEL / 2, freedom) / _t(1 - LEVEL / 2, np.inf)
         ends = (delta + (float(np.quantile(drawn, q)) - delta) * wider for q in (LEVEL / 2, 1 - LEVEL / 2))
@@ -194,9 +200,9 @@ class SeedNoise:
         count = len(deltas)
         return cls(deltas - deltas.mean(), float(deltas.var(ddof=1) / count) if count > 1 else 0.0)
 
-    def freedom(self, images: float, count: int) -> float:
+    def freedom(self, images: float, image_freedom: int) -> float:
         """Degrees of freedom of the sum of both variances (Satterthwaite, Biometrics Bulletin 1946)."""
-        bottom = images**2 / max(count - 1, 1) + (self.variance**2 / (len(self.deviations) - 1) if len(self.deviations) > 1 else 0.0)
+        bottom = images**2 / image_freedom + (self.variance**2 / (len(self.deviations) - 1) if len(self.deviations) > 1 else 0.0)
         return float((images + self.variance) ** 2 / bottom) if bottom > 0 else np.inf
 
     def resampled(self, count: int, rng: np.random.Generator) -> np.ndarray:
