@@ -145,7 +145,7 @@ def _top_negatives(maps: np.ndarray, masks: np.ndarray, wanted: int) -> np.ndarr
         cut = len(sample) - int(np.ceil(share * len(sample)))
         edge = np.partition(sample, cut)[cut]
         # Taking by number is over twice as fast as by a mask that is true at random.
-        found = np.concatenate([one.take(np.flatnonzero((one >= edge) & ~mask)) for one, mask in zip(maps, masks, strict=True)])
+        found: np.ndarray = np.concatenate([one.take(np.flatnonzero((one >= edge) & ~mask)) for one, mask in zip(maps, masks, strict=True)])
         if len(found) >= wanted:
             found.sort()
             return found
