@@ -42,11 +42,8 @@ def _aoi(side: str, values: dict[str, Any], device: str, place: Path) -> Callabl
     from aoi.detect.inspection import inspect
     from aoi.errors import AoiError
 
-    words = side.split()
-    runtime = next((word for word in words if word in ("openvino", "onnx")), "torch")
-    name = ("embedded " if "embedded" in words else "") + ("run" if runtime == "torch" else runtime)
-    run = _there(values, name)
-    more: dict[str, Any] = {} if runtime == "torch" else {"runtime": runtime, "arithmetic": "bf16" if "bf16" in words else "fp32"}
+    runtime, run = _model(side, values)
+    more: dict[str, Any] = {} if runtime == "torch" else {"runtime": runtime, "arithmetic": "bf16" if "bf16" in side.split() else "fp32"}
     number = iter(range(10**6))
 
     def look(source: Path) -> dict[str, Any]:
@@ -57,6 +54,13 @@ def _aoi(side: str, values: dict[str, Any], device: str, place: Path) -> Callabl
         return {"seconds": report.num_images / report.images_per_s, "check": lambda: {"rejected": report.num_ng}}
 
     return look
+
+
+def _model(side: str, values: dict[str, Any]) -> tuple[str, Path]:
+    """The runtime that a side's name says, and the run folder or export for it."""
+    words = side.split()
+    runtime = next((word for word in words if word in ("openvino", "onnx")), "torch")
+    return runtime, _there(values, ("embedded " if "embedded" in words else "") + ("run" if runtime == "torch" else runtime))
 
 
 def _there(values: dict[str, Any], name: str) -> Path:
@@ -140,8 +144,7 @@ def _torch(values: dict[str, Any], device: str, place: Path) -> Callable[[Path],
 
 def first(side: str, values: dict[str, Any], device: str) -> Stages:
     """From the start of a process to the verdict on one image: `aoi detect run IMAGE`, with which runtime the side's name says."""
-    runtime = side.split()[-1] if side != "aoi" else "torch"
-    run = _there(values, "run" if runtime == "torch" else runtime)
+    runtime, run = _model(side, values)
     image = sorted(Path(values["folder"]).iterdir())[0]
     with tempfile.TemporaryDirectory(prefix="aoi-speed-") as place:
         words = ["detect", "run", str(image), "--run", str(run), "--out", place, "--no-overlays", "--json", "--device", device]
