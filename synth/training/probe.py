@@ -8,7 +8,7 @@ squares, is checked on real defects held back, and then reads the pictures paint
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def read_words(
     pictures: Path | None = None,
     progress: Progress = silent,
 ) -> ProbeReport:
-    """Paint every unseen defect's word into its mask on a good surface, and read all words back.
+    """Paint every unseen defect's word into its mask at the same place of a good part, and read all words back.
 
     Args:
         learnt: real defects the probe may learn from.
@@ -89,11 +89,11 @@ def read_words(
     known += [((crop(good[i % len(good)], size, rng)[0], known[i][0][1]), CLEAN) for i in range(len(learnt))]
     probe = _fit([image for (image, _), _ in known], [mask for (_, mask), _ in known], [word for _, word in known], lpips)
 
-    shown = [crop(picture, size, rng) for picture in unseen]
+    pairs = [_with_ground(picture, good[int(rng.integers(len(good)))], size, rng) for picture in unseen]
+    shown = [(image, truth) for image, _, truth in pairs]
     words = [picture.word for picture in unseen]
     painted, grounds, masks = [], [], []
-    for i, ((_, truth), picture) in enumerate(zip(shown, unseen, strict=True)):
-        ground, _ = crop(good[int(rng.integers(len(good)))], size, rng)
+    for i, ((_, ground, truth), picture) in enumerate(zip(pairs, unseen, strict=True)):
         radius = np.ones((5, 5), np.uint8)
         mask = snapped(cv2.dilate(truth.astype(np.uint8), radius) > 0, GRID)
         painted.append(paint(ground, mask, caption(picture.word, picture.place, picture.severity, rng), seed + i))
@@ -109,6 +109,20 @@ def read_words(
         confusion[asked][said] = confusion[asked].get(said, 0) + 1
     counts = {word: words.count(word) for word in sorted(set(words))}
     return ProbeReport(_accuracy(words, read_real), _accuracy(words, read), _accuracy(words, unpainted), counts, confusion)
+
+
+def _with_ground(picture: Picture, good: Picture, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A square of a defect, the same square of a good part, and the defect's truth: a broken edge needs an edge to break.
+
+    Returns:
+        two S×S×3 uint8 and S×S bool.
+    """
+    height, width = picture.mask.shape
+    ground = cv2.resize(good.image, (width, height), interpolation=cv2.INTER_AREA)
+    before = rng.bit_generator.state
+    image, truth = crop(picture, size, rng)
+    rng.bit_generator.state = before  # the same square again
+    return image, crop(replace(picture, image=ground), size, rng)[0], truth
 
 
 def _fit(
