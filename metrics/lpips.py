@@ -91,6 +91,15 @@ class Lpips(nn.Module):
         return np.asarray(self(_tensor(a), _tensor(b)).numpy())
 
     @torch.inference_mode()
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """N×F float32 of N×H×W×3 uint8 RGB whose squared Euclidean distances are LPIPS: every picture goes through the network once."""
+        found = []
+        for features, weight in zip(self.features(_tensor(images)), self.weights, strict=True):
+            cells = features.shape[2] * features.shape[3]
+            found.append((features * (weight.clamp_min(0) / cells).sqrt().view(1, -1, 1, 1)).flatten(1))
+        return np.asarray(torch.cat(found, 1).numpy())
+
+    @torch.inference_mode()
     def map(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Distance at each pixel, N×H×W float32; the layers are brought to the images' size bilinearly and added."""
         size = a.shape[1:3]

@@ -65,7 +65,7 @@ class Score:
     real: int
     synthetic: int
     kid: float | None
-    """Times 1000; None where a side has fewer than two pictures."""
+    """Times 1000, of features divided by their root mean square over all real pictures; None where a side has fewer than two."""
     kid_std: float | None
     fid: float | None
     ic_lpips: float | None
@@ -237,16 +237,17 @@ def _timm_network(options: ScoreOptions) -> Any:
 
 def _nearest(a: Pictures, b: Pictures, lpips: Lpips, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """For each synthetic picture the nearest real one by LPIPS: its number and the distance."""
-    numbers, distances = np.empty(len(b.images), np.int64), np.empty(len(b.images))
-    for i, image in enumerate(b.images):
-        parts = [
-            lpips.distance(np.repeat(image[None], len(a.images[s : s + _BATCH]), axis=0), a.images[s : s + _BATCH])
-            for s in range(0, len(a.images), _BATCH)
-        ]
-        every = np.concatenate(parts)
-        numbers[i], distances[i] = int(every.argmin()), float(every.min())
-        progress("score", i + 1, len(b.images))
-    return numbers, distances
+    total, distances = len(a.images) + len(b.images), np.empty((len(b.images), len(a.images)))
+    reals = []
+    for start in range(0, len(a.images), _BATCH):
+        reals.append(lpips.vectors(a.images[start : start + _BATCH]))
+        progress("score", min(start + _BATCH, len(a.images)), total)
+    for start in range(0, len(b.images), _BATCH):
+        made = lpips.vectors(b.images[start : start + _BATCH])
+        squared = [(made**2).sum(1)[:, None] + (real**2).sum(1) - 2 * made @ real.T for real in reals]
+        distances[start : start + _BATCH] = np.concatenate(squared, axis=1)
+        progress("score", len(a.images) + min(start + _BATCH, len(b.images)), total)
+    return distances.argmin(1), np.maximum(distances.min(1), 0)
 
 
 def _score(
@@ -254,8 +255,9 @@ def _score(
     lpips: Lpips | None, options: ScoreOptions,
 ) -> Score:  # fmt: skip
     few = min(len(real), len(made)) < 2
+    scale = float(np.sqrt(np.mean(features[0].astype(np.float64) ** 2))) or 1.0  # the kernel is made for features of about one
     mean, std = (None, None) if few else kid(
-        features[0][real], features[1][made], subsets=options.subsets, subset_size=options.subset_size, seed=options.seed
+        features[0][real] / scale, features[1][made] / scale, subsets=options.subsets, subset_size=options.subset_size, seed=options.seed
     )  # fmt: skip
 
     found = Score(

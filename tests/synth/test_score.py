@@ -12,6 +12,7 @@ import scipy.linalg
 from aoi.data.images import write_image, write_mask
 from aoi.errors import BackendUnavailable, ConfigError, DataError
 from aoi.metrics.distribution import fid, kid, within_clusters
+from aoi.metrics.lpips import Lpips
 from aoi.synth.score import ScoreOptions, score
 from aoi.synth.score_material import consistency_of
 
@@ -84,6 +85,13 @@ def test_likeness_and_copies_show_in_the_figures(real, tmp_path, shared_weights)
     assert page.count("data:image/png;base64,") >= 24
     assert not re.search(r'(src|href)="http', page)
     assert "biased" in alike.summary()
+
+
+def test_vectors_are_as_far_apart_as_lpips_says(shared_weights, rng):
+    lpips = Lpips.load(shared_weights)
+    a, b = (rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8) for _ in range(2))
+    found = np.square(lpips.vectors(a) - lpips.vectors(b)).sum(1)
+    np.testing.assert_allclose(found, lpips.distance(a, b), rtol=1e-4)
 
 
 def test_the_same_pictures_on_both_sides_are_no_comparison(real, shared_weights):
