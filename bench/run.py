@@ -18,7 +18,8 @@ from aoi.bench.judging import cell_of, judge
 from aoi.bench.ledger import Ledger, identity_of
 from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, drop, real_images, synth_images
 from aoi.bench.measure import arm_metrics
-from aoi.bench.plan import Arm, Candidate, Plan, settings
+from aoi.bench.plan import Arm, Plan, settings
+from aoi.bench.plan_options import Candidate
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.plan import Candidate, SelectPlan
+from aoi.bench.plan_options import Candidate, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet

@@ -1,0 +1,95 @@
+"""The options of the couplings and generators of a plan, typed."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from aoi.configs.strict import StrictModel
+
+
+def each_once(values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    """`values`, refused where one is there twice; `what` names one."""
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"{what} {twice[0]} is named twice")
+    return values
+
+
+def known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """`names`, refused where one is no generator, nor in `also`, or is there twice."""
+    from aoi.synth.registry import generator_names
+
+    known = (*also, *generator_names())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"unknown generator {name!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"))
+    return each_once(names, "generator")
+
+
+class HeadPlan(StrictModel):
+    """How the discriminative head is trained and fused; see `aoi.detect.head`."""
+
+    weight: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(
+        default=0.5, description="of the head's evidence beside the one-class map's 1; auto chooses it on the judges' defects"
+    )
+    quantile: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        default=0.99, description="of held-out good cells, below which the head counts as silent; auto chooses it on the judges' defects"
+    )
+    judges: tuple[str, ...] = Field(
+        default=("perlin", "cutpaste"),
+        min_length=1,
+        description="generators whose defects an automatic choice is made on, never the head's own teacher",
+    )
+    image_rule: Literal["one-class", "fused-max", "mean"] = Field(default="one-class", description="what the image score is made of")
+    training: dict[str, Any] = Field(default={}, description="fields of aoi.detect.head.HeadOptions")
+
+    @field_validator("judges")
+    @classmethod
+    def _judges(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_generators(names)
+
+    @property
+    def chooses(self) -> bool:
+        """True where something is left to an automatic choice."""
+        return "auto" in (self.weight, self.quantile)
+
+
+class Candidate(StrictModel):
+    """Settings a detector might have."""
+
+    strides: tuple[int, ...] | None = Field(default=None, min_length=1, description="of the feature maps it reads; null for its own")
+    options: dict[str, Any] = Field(default={}, description="fields of the detector's options that differ from the plan's")
+
+
+class SelectPlan(StrictModel):
+    """Which settings are tried on invented defects; see `aoi.bench.selection`."""
+
+    candidates: dict[str, tuple[Candidate, ...]] = Field(
+        default={
+            "patchcore": (Candidate(), Candidate(strides=(8,)), Candidate(strides=(16,)), Candidate(options={"coreset_ratio": 0.05})),
+            "padim": (Candidate(), Candidate(options={"dims": 200}), Candidate(strides=(8, 16)), Candidate(strides=(4, 8))),
+        },
+        description="for each detector, its own settings first: they stay unless another is clearly better",
+    )
+    sigmas: tuple[float, ...] = Field(
+        default=(4.0, 2.0, 8.0), min_length=1, description="of the map's Gaussian, pixels, the usual one first"
+    )
+    image_score: Literal["one-class", "selected"] = Field(
+        default="one-class", description="of the detector with its own settings, or with the chosen ones"
+    )
+    oracle: bool = Field(default=False, description="also score every candidate on the real test images, to report how well the choice was")
+
+
+class DiffusionPlan(StrictModel):
+    """What the generator `diffusion` paints, and with what."""
+
+    model: str | None = Field(default=None, description="a folder, a name of `aoi models list`, or a hub name; null for the default")
+    sentences: tuple[str, ...] = Field(default=(), description="what is painted, in turn; each names a kind of defect")
+    settings: dict[str, Any] = Field(default={}, description="fields of aoi.synth.diffusion.settings.DiffusionSettings")
+    leave_out_learnt: bool = Field(
+        default=False, description="test no image that the checkpoint learnt from or was chosen on; false stops the run where there is one"
+    )
