@@ -12,7 +12,7 @@ from aoi.bench.fusion import Choice, Judge, choose_fusion
 from aoi.bench.heldout import HeldOut
 from aoi.bench.material import RealImages, SynthImages
 from aoi.bench.plan import Plan
-from aoi.bench.selection import Maker, Material, Tried, agreement, chosen, scores_of, try_candidates
+from aoi.bench.selection import Maker, Material, Trials, agreement, chosen, raw_maps, try_candidates
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
 from aoi.detect.calibration import GoodScores, thresholds_from
@@ -159,37 +159,52 @@ def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray
 
 
 def select(group: Group, generator: str, progress: Progress = silent) -> Outcome:
-    """The detector's settings that find held-out synthetic defects best, fitted on all good images; fold 0 is held out to choose."""
-    plan, images, fold, real = group.plan.select, group.synth[generator], group.held_out.fold, group.real
-    learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
-    drawn = np.flatnonzero(fold[images.sources] == 0)
-    material = Material(real.train.take(learned), real.train.take(kept), images.features.take(drawn), images.masks[drawn])
-    tried = try_candidates(material, plan, group.detector, group.make, progress)
-    pick = chosen(tried)
-    (good,) = scores_of(pick, plan, group.detector, group.make, material.train, material.good)
-    (test,) = scores_of(pick, plan, group.detector, group.make, real.train, real.test)
+    """The detector's settings that find held-out synthetic defects best, fitted on all good images.
+
+    Fold 0 is held out to choose; where good images are what a position is measured against, fold 1 is held out for that.
+    """
+    plan, real = group.plan.select, group.real
+    material = _selection_material(group, generator)
+    trials = try_candidates(material, plan, group.detector, group.make, progress)
+    pick, candidates = chosen(trials.tried), plan.candidates[group.detector]
+    (raw,) = raw_maps(group.make, candidates[pick.candidate], real.train, real.test)
+    good, test = trials.good(pick), trials.finished(pick, raw)
     details: dict[str, Any] = {
-        "chosen": pick.as_dict(plan.candidates[group.detector]),
-        "tried": [each.as_dict(plan.candidates[group.detector]) for each in tried],
+        "chosen": pick.as_dict(candidates),
+        "tried": [each.as_dict(candidates) for each in trials.tried],
         "image_score": plan.image_score,
     }
     if plan.oracle:
-        details |= _oracle(group, tried)
+        details |= _oracle(group, trials)
+    kept = np.flatnonzero(group.held_out.fold == 0)
     if plan.image_score == "selected":
-        outcome = _with_percentiles(group, test.maps, test.image_scores, good, kept)
-        return replace(outcome, details=details)
+        return replace(_with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
     outcome, alone = _with_percentiles(group, test.maps, group.test.image_scores, good, kept), baseline(group)
     return replace(outcome, image_threshold=alone.image_threshold, details=details)
 
 
-def _oracle(group: Group, tried: list[Tried]) -> dict[str, Any]:
+def _selection_material(group: Group, generator: str) -> Material:
+    images, fold, train = group.synth[generator], group.held_out.fold, group.real.train
+    apart = "position" in group.plan.select.grounds and int(fold.max()) > 1
+    drawn = np.flatnonzero(fold[images.sources] == 0)
+    return Material(
+        train.take(np.flatnonzero(fold > (1 if apart else 0))),
+        train.take(np.flatnonzero(fold == 1)) if apart else None,
+        train.take(np.flatnonzero(fold == 0)),
+        images.features.take(drawn),
+        images.masks[drawn],
+    )
+
+
+def _oracle(group: Group, trials: Trials) -> dict[str, Any]:
     """What every setting would have reached on the real test images; reported, never used."""
-    real, annotated = group.real, group.real.annotated
-    reached = []
-    for each in tried:
-        (scores,) = scores_of(each, group.plan.select, group.detector, group.make, real.train, real.test)
-        reached.append(float(aupro(scores.maps[annotated], real.masks[annotated])))
-    return {"test": [round(value, 5) for value in reached], **agreement([each.validation for each in tried], reached)}
+    real, annotated, reached = group.real, group.real.annotated, {}
+    for number in trials.raw:
+        (raw,) = raw_maps(group.make, group.plan.select.candidates[group.detector][number], real.train, real.test)
+        for each in (each for each in trials.tried if each.candidate == number):
+            reached[each] = float(aupro(trials.finished(each, raw).maps[annotated], real.masks[annotated]))
+    test = [reached[each] for each in trials.tried]
+    return {"test": [round(value, 5) for value in test], **agreement([each.validation for each in trials.tried], test)}
 
 
 RULES: dict[str, CouplingRule] = {"calibrate": calibrate, "head": head, "select": select}

@@ -30,6 +30,10 @@ def known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> t
     return each_once(names, "generator")
 
 
+Ground = Literal["none", "image", "position"]
+"""What a map is measured against: nothing, its image's own quiet part, or what good images have at that position."""
+
+
 class HeadPlan(StrictModel):
     """How the discriminative head is trained and fused; see `aoi.detect.head`."""
 
@@ -76,7 +80,10 @@ class SelectPlan(StrictModel):
         description="for each detector, its own settings first: they stay unless another is clearly better",
     )
     sigmas: tuple[float, ...] = Field(
-        default=(4.0, 2.0, 8.0), min_length=1, description="of the map's Gaussian, pixels, the usual one first"
+        default=(4.0, 2.0, 8.0, 16.0), min_length=1, description="of the map's Gaussian, pixels, the usual one first"
+    )
+    grounds: tuple[Ground, ...] = Field(
+        default=("none", "image", "position"), min_length=1, description="what maps are measured against, the usual one first"
     )
     image_score: Literal["one-class", "selected"] = Field(
         default="one-class", description="of the detector with its own settings, or with the chosen ones"

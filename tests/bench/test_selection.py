@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aoi.bench.run import run_bench
-from aoi.bench.selection import Tried, agreement, blurred, chosen
+from aoi.bench.selection import Tried, against_image, against_position, agreement, blurred, chosen
 from aoi.detect.anomaly_map import anomaly_maps
 
 SELECT = {
@@ -29,9 +29,27 @@ def test_smoothing_afterwards_equals_the_detectors_own(rng: np.random.Generator)
 
 
 def test_the_detectors_own_settings_stay_unless_others_are_clearly_better() -> None:
-    own, equal, better = Tried(0, 4.0, 0.8), Tried(1, 4.0, 0.8015), Tried(2, 2.0, 0.85)
+    own, equal, better = Tried(0, 4.0, "none", 0.8), Tried(1, 4.0, "none", 0.8015), Tried(2, 2.0, "image", 0.85)
     assert chosen([own, equal]) == own
     assert chosen([own, equal, better]) == better
+
+
+def test_a_map_against_its_image_does_not_know_how_bright_its_image_was(rng: np.random.Generator) -> None:
+    maps = rng.random((4, 16, 16)).astype(np.float32)
+    maps[:, :8] += 3  # half of every image is defective: the quiet part is the other half
+    scaled = maps * np.array([1, 2, 5, 0.1], np.float32)[:, None, None]
+    np.testing.assert_allclose(against_image(scaled), against_image(maps), rtol=1e-5)
+    assert (against_image(maps)[:, :8].min((1, 2)) > against_image(maps)[:, 8:].max((1, 2))).all()
+
+
+def test_a_map_against_its_position_is_in_deviations_of_good_images(rng: np.random.Generator) -> None:
+    level, spread = rng.random((8, 8)) * 10, 0.5 + rng.random((8, 8))
+    good = (level + spread * rng.standard_normal((4000, 8, 8))).astype(np.float32)
+    found = against_position((level + 3 * spread)[None].astype(np.float32), good)
+    np.testing.assert_allclose(found, 3, atol=0.2)
+    few = against_position(good[:5], good[5:7])
+    assert np.isfinite(few).all()
+    assert np.abs(few).max() < 20  # two images say little about a deviation
 
 
 def test_regret_is_what_the_choice_lost_to_the_oracle() -> None:
@@ -42,10 +60,10 @@ def test_regret_is_what_the_choice_lost_to_the_oracle() -> None:
 
 
 def test_select_reports_its_choice_and_leaves_the_image_score_alone(parts, small_plan, tiny_bench, tmp_path) -> None:
-    plan = small_plan(parts, seeds=(0,), generators=("none", "perlin"), couplings=("select",), select=SELECT)
+    plan = small_plan(parts, seeds=(0,), generators=("none", "perlin"), couplings=("select",), select=SELECT, folds=3)
     result = run_bench(plan, tmp_path)
     rows = {(row.detector, row.metric): row for row in result.arms if row.coupling == "select"}
-    for detector, settings in (("patchcore", 6), ("padim", 4)):
+    for detector, settings in (("patchcore", 10), ("padim", 7)):
         assert rows[detector, "image_auroc"].delta == 0
         record = json.loads((tmp_path / "arms" / f"disc-{detector}-perlin-select-0.json").read_text())["content"]
         details = record["details"]
