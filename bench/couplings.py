@@ -1,73 +1,23 @@
-"""What synthetic defects may do to a detector: nothing (the baseline), set its thresholds, or teach it a head."""
+"""What synthetic defects may do to a detector: set its thresholds, teach it a head, choose its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from aoi.bench.fusion import Choice, Judge, choose_fusion
-from aoi.bench.heldout import HeldOut
-from aoi.bench.material import RealImages, SynthImages
-from aoi.bench.plan import Plan
-from aoi.bench.selection import Maker, Material, Trials, agreement, chosen, raw_maps, try_candidates
+from aoi.bench.group import CouplingRule, baseline, with_percentiles
+from aoi.bench.group import Group as Group
+from aoi.bench.group import Outcome as Outcome
+from aoi.bench.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
-from aoi.detect.calibration import GoodScores, thresholds_from
 from aoi.detect.detector import Scores
 from aoi.detect.head import QUANTILES, WEIGHTS, Head, HeadOptions, fit_fusion, train_head
 from aoi.metrics.pro import aupro
 from aoi.metrics.ranking import f1_max, roc_curve
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
-    """What all arms of one data set, detector and seed share."""
-
-    real: RealImages
-    synth: dict[str, SynthImages]
-    """By generator."""
-    test: Scores
-    """Of the real test images, by the detector fitted on all good training images."""
-    held_out: HeldOut
-    head_layers: tuple[str, ...]
-    """Feature maps a head reads, finest first."""
-    detector: str
-    make: Maker
-    """A detector of this kind with other settings."""
-    seed: int
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What an arm says about the real test images, and where it draws its lines."""
-
-    maps: np.ndarray
-    """T×H×W float32, raw."""
-    image_scores: np.ndarray
-    """T float64."""
-    image_threshold: float
-    pixel_threshold: float
-    details: dict[str, Any] = field(default_factory=dict)
-    """JSON-ready: what the coupling chose."""
-
-
-CouplingRule = Callable[[Group, str, Progress], Outcome]
-
-
-def baseline(group: Group) -> Outcome:
-    """The detector alone: thresholds are percentiles of held-out good scores."""
-    return _with_percentiles(group, group.test.maps, group.test.image_scores, group.held_out.good, np.arange(len(group.held_out.fold)))
-
-
-def _with_percentiles(group: Group, maps: np.ndarray, image_scores: np.ndarray, good: Scores, indices: np.ndarray) -> Outcome:
-    found = thresholds_from(
-        GoodScores(good, indices, "crossval"), image_percentile=group.plan.image_percentile, pixel_percentile=group.plan.pixel_percentile
-    )
-    return Outcome(maps, image_scores, found.image_threshold, found.pixel_threshold)
 
 
 def calibrate(group: Group, generator: str, progress: Progress = silent) -> Outcome:
@@ -126,7 +76,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     maps = fusion.maps(group.test.maps, trained.logits(group.real.test))
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
     fused_good = fusion.maps(kept_scores.maps, good_logits)
-    outcome = _with_percentiles(
+    outcome = with_percentiles(
         group,
         maps,
         fusion.image_scores(group.test, maps, settings.image_rule),
@@ -178,8 +128,8 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
         details |= _oracle(group, trials)
     kept = np.flatnonzero(group.held_out.fold == 0)
     if plan.image_score == "selected":
-        return replace(_with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
-    outcome, alone = _with_percentiles(group, test.maps, group.test.image_scores, good, kept), baseline(group)
+        return replace(with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
+    outcome, alone = with_percentiles(group, test.maps, group.test.image_scores, good, kept), baseline(group)
     return replace(outcome, image_threshold=alone.image_threshold, details=details)
 
 

@@ -19,7 +19,7 @@ from aoi.data.files import read_json, write_bytes, write_json
 from aoi.errors import DataError
 
 if TYPE_CHECKING:  # they bring torch, which a report does without
-    from aoi.bench.couplings import Outcome
+    from aoi.bench.group import Outcome
     from aoi.bench.material import RealImages
 
 SHOWN_SIDE = 96

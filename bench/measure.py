@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aoi.bench.couplings import Outcome
+from aoi.bench.group import Outcome
 from aoi.bench.material import RealImages
 from aoi.metrics.decisions import decide
 from aoi.metrics.pimo import aupimo

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aoi
-from aoi.bench.couplings import RULES, Group, baseline
+from aoi.bench.couplings import RULES
 from aoi.bench.evidence import Archive
+from aoi.bench.group import Fits, Group, baseline
 from aoi.bench.heldout import cross_validate
 from aoi.bench.judging import cell_of, judge
 from aoi.bench.ledger import Ledger, identity_of
@@ -177,7 +178,8 @@ def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector:
     with run.timed("held-out scores"):
         drawn = {name: (only(images.features, layers), images.sources) for name, images in synth.items()}
         held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
-    return Group(real, synth, scores, held_out, run.head_layers, detector, partial(_variant, run, detector, seed), seed, run.plan)
+    fits = Fits(fresh, train, held_out.fold, whole=fitted)
+    return Group(real, synth, scores, held_out, run.head_layers, detector, partial(_variant, run, detector, seed), fits, seed, run.plan)
 
 
 def _variant(run: _Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:

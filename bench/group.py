@@ -1,0 +1,124 @@
+"""What the arms of one data set, detector and seed share, and what every coupling gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from aoi.bench.heldout import HeldOut
+from aoi.bench.material import RealImages, SynthImages
+from aoi.bench.plan import Plan
+from aoi.bench.selection import Maker
+from aoi.data.progress import Progress
+from aoi.detect.calibration import GoodScores, thresholds_from
+from aoi.detect.detector import Detector, Scores
+from aoi.detect.features import FeatureSet
+
+
+@dataclass(slots=True, eq=False)
+class Fits:
+    """The detector with the plan's own settings, fitted when somebody asks for it and kept for the next; nobody may change it."""
+
+    fresh: Callable[[], Detector]
+    """A detector that has not been fitted."""
+    train: FeatureSet
+    """Of the N good training images, the maps the detector reads."""
+    fold: np.ndarray
+    """N int64, the fold of each."""
+    whole: Detector | None = None
+    """Fitted on all of them."""
+    partial: Detector | None = None
+    """Fitted on those outside fold 0."""
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Positions of the images outside fold 0."""
+        return np.flatnonzero(self.fold != 0)
+
+    def on_all(self) -> Detector:
+        """Fitted on all good training images."""
+        if self.whole is None:
+            self.whole = self.fresh()
+            self.whole.fit(self.train)
+        return self.whole
+
+    def without_fold_0(self) -> Detector:
+        """Fitted on those that may be learned from where fold 0 is held out."""
+        if self.partial is None:
+            self.partial = self.fresh()
+            self.partial.fit(self.train.take(self.learned))
+        return self.partial
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """What all arms of one data set, detector and seed share."""
+
+    real: RealImages
+    synth: dict[str, SynthImages]
+    """By generator."""
+    test: Scores
+    """Of the real test images, by the detector fitted on all good training images."""
+    held_out: HeldOut
+    head_layers: tuple[str, ...]
+    """Feature maps a head reads, finest first."""
+    detector: str
+    make: Maker
+    """A detector of this kind with other settings."""
+    fits: Fits
+    """The detector with its own settings."""
+    seed: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What an arm says about the real test images, and where it draws its lines."""
+
+    maps: np.ndarray
+    """T×H×W float32, raw."""
+    image_scores: np.ndarray
+    """T float64."""
+    image_threshold: float
+    pixel_threshold: float
+    details: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready: what the coupling chose."""
+
+
+CouplingRule = Callable[[Group, str, Progress], Outcome]
+
+
+def baseline(group: Group) -> Outcome:
+    """The detector alone: thresholds are percentiles of held-out good scores."""
+    return with_percentiles(group, group.test.maps, group.test.image_scores, group.held_out.good, np.arange(len(group.held_out.fold)))
+
+
+def with_percentiles(group: Group, maps: np.ndarray, image_scores: np.ndarray, good: Scores, indices: np.ndarray) -> Outcome:
+    """An outcome whose thresholds are the plan's percentiles.
+
+    Args:
+        maps: T×H×W float32 of the test images.
+        image_scores: T float64.
+        good: scores of good images that what made `maps` has not seen.
+        indices: their positions in the training set.
+    """
+    found = thresholds_from(
+        GoodScores(good, indices, "crossval"), image_percentile=group.plan.image_percentile, pixel_percentile=group.plan.pixel_percentile
+    )
+    return Outcome(maps, image_scores, found.image_threshold, found.pixel_threshold)
+
+
+def with_own_image_score(group: Group, maps: np.ndarray, good: Scores, details: dict[str, Any]) -> Outcome:
+    """New maps; the image score and its threshold stay the detector's own, the threshold from all held-out good images.
+
+    Args:
+        maps: T×H×W float32 of the test images.
+        good: scores of the good images of fold 0, by what made `maps` and has not seen them.
+        details: JSON-ready.
+    """
+    kept = np.flatnonzero(group.held_out.fold == 0)
+    outcome = with_percentiles(group, maps, group.test.image_scores, good, kept)
+    return replace(outcome, image_threshold=baseline(group).image_threshold, details=details)
