@@ -23,6 +23,7 @@ from aoi.detect.anomaly_map import anomaly_maps
 from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
 from aoi.detect.patchcore import patch_embedding
+from aoi.detect.patches import channels_last
 from aoi.errors import DataError
 
 ImageRule = Literal["one-class", "fused-max", "mean"]
@@ -186,7 +187,7 @@ def train_head(
 
 def _cells(maps: dict[str, torch.Tensor], layers: tuple[str, ...], patch_size: int) -> torch.Tensor:
     """n×h×w×D locally pooled features."""
-    return patch_embedding(maps, layers, patch_size).permute(0, 2, 3, 1)
+    return patch_embedding({name: channels_last(maps[name]) for name in layers}, layers, patch_size).permute(0, 2, 3, 1)
 
 
 def _standard(good: FeatureSet, layers: tuple[str, ...], patch_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from aoi.detect.anomaly_map import Upsampling, anomaly_maps
 from aoi.detect.detector import Scores, register_detector
 from aoi.detect.features import FeatureSet
 from aoi.detect.gaussians import GaussianFit, Gaussians
+from aoi.detect.patches import channels_last
 from aoi.errors import ModelError
 
 _BATCH = 2**25
@@ -74,9 +75,8 @@ class PaDiM:
             own = self.channels[(self.channels >= start) & (self.channels < start + found.shape[1])] - start
             start += found.shape[1]
             if len(own):
-                parts.append(functional.interpolate(found[:, own.to(found.device)], self.grid, mode="nearest"))
-        stacked = torch.cat(parts, dim=1)
-        return stacked.flatten(2).permute(2, 0, 1).contiguous()
+                parts.append(functional.interpolate(channels_last(found[:, own.to(found.device)]), self.grid, mode="nearest"))
+        return torch.cat(parts, dim=1).permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
         """Mahalanobis distances as smooth maps; the image score is the map's maximum (§III-D)."""

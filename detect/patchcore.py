@@ -17,7 +17,7 @@ from aoi.detect.coreset import Coreset, greedy_k_center
 from aoi.detect.detector import Scores, register_detector
 from aoi.detect.features import FeatureSet
 from aoi.detect.neighbours import MemoryBank
-from aoi.detect.patches import collected
+from aoi.detect.patches import channels_last, collected
 from aoi.errors import ConfigError, ModelError
 
 
@@ -96,7 +96,9 @@ class PatchCore:
 
     def embedding(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Patch features n×D×h×w of a batch of feature maps."""
-        return patch_embedding({name: maps[name].to(self.device) for name in self.layers}, self.layers, self.options.patch_size)
+        return patch_embedding(
+            {name: channels_last(maps[name].to(self.device)) for name in self.layers}, self.layers, self.options.patch_size
+        )
 
     def _set_bank(self, features: torch.Tensor) -> None:
         self._features = features.cpu().numpy()

@@ -15,6 +15,14 @@ from aoi.data.files import unwritable
 from aoi.data.progress import Progress
 
 
+def channels_last(maps: torch.Tensor) -> torch.Tensor:
+    """n×C×h×w with the channels of a cell beside each other, where that helps: on a processor.
+
+    Pooling, resizing and gathering cells are several times faster on it, and give the same bits: the sums have the same order.
+    """
+    return maps.contiguous(memory_format=torch.channels_last) if maps.device.type == "cpu" else maps
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Patches:
     """Patch features of all images."""

@@ -10,6 +10,8 @@ from torch.nn import functional
 from aoi.detect.calibration import good_scores, thresholds_from
 from aoi.detect.detector import detector_family, make_detector, register_detector
 from aoi.detect.features import FeatureSet
+from aoi.detect.patchcore import patch_embedding
+from aoi.detect.patches import channels_last
 from aoi.errors import ConfigError, ModelError
 
 LAYERS = {"patchcore": ("layer2", "layer3"), "padim": ("layer1", "layer2", "layer3")}
@@ -148,3 +150,16 @@ def test_a_name_cannot_be_registered_twice() -> None:
     detector_family("padim")
     with pytest.raises(ConfigError, match="registered already"):
         register_detector("padim")(object)
+
+
+def test_the_order_of_channels_in_memory_changes_no_number() -> None:
+    rng = torch.Generator().manual_seed(3)
+    maps = {"fine": torch.randn(3, 24, 14, 18, generator=rng), "coarse": torch.randn(3, 40, 7, 9, generator=rng)}
+    lasting = {name: channels_last(found) for name, found in maps.items()}
+    assert lasting["fine"].stride(1) == 1
+    plain = patch_embedding(maps, ("fine", "coarse"), 3)
+    torch.testing.assert_close(patch_embedding(lasting, ("fine", "coarse"), 3), plain, rtol=1e-6, atol=1e-7)
+    padim = fresh("padim", dims=30)
+    padim.layers, padim.grid, padim.channels = ("fine", "coarse"), (14, 18), torch.arange(0, 60, 2)
+    stacked = torch.cat([maps["fine"], functional.interpolate(maps["coarse"], (14, 18), mode="nearest")], dim=1)[:, ::2][:, :30]
+    assert torch.equal(padim._vectors(maps), stacked.flatten(2).permute(2, 0, 1))
