@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class Group:
     """The detector with its own settings."""
     seed: int
     plan: Plan
+    cache: Path | None = None
+    """Where results that other detectors share are kept; None to compute them anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

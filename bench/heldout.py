@@ -24,6 +24,19 @@ class HeldOut:
     """N int64, the fold of each training image."""
 
 
+def folds_of(count: int, *, folds: int, seed: int) -> np.ndarray:
+    """The fold of each of `count` good images, int64: those of `aoi.detect.calibration` for the same seed.
+
+    Args:
+        folds: at most `count`.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    fold = np.empty(count, np.int64)
+    for number, members in enumerate(np.array_split(order, min(folds, count))):
+        fold[members] = number
+    return fold
+
+
 def cross_validate(
     make: Callable[[], Detector],
     train: FeatureSet,
@@ -41,11 +54,8 @@ def cross_validate(
         synth: of every generator: features of S defects, and which training image each was drawn on, S int64.
         folds: at most N.
     """
-    folds = min(folds, len(train))
-    order = np.random.default_rng([seed, 1]).permutation(len(train))
-    fold = np.empty(len(train), np.int64)
-    for number, members in enumerate(np.array_split(order, folds)):
-        fold[members] = number
+    fold = folds_of(len(train), folds=folds, seed=seed)
+    folds = int(fold.max()) + 1
     good = _blank(len(train), train.image_size)
     drawn = {name: _blank(len(features), train.image_size) for name, (features, _) in synth.items()}
     for number in range(folds):

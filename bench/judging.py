@@ -8,6 +8,7 @@ from typing import Any
 
 from aoi.bench.evidence import Archive
 from aoi.bench.plan import Arm
+from aoi.bench.segment_plan import LEAKING
 from aoi.bench.statistics import TYPE_METRICS, Court, Finding, Side, holm
 from aoi.data.progress import Progress, silent
 
@@ -128,10 +129,11 @@ def _type_rows(court: Court, cell: Cell, before: Sequence[Side], after: Sequence
 
 
 def _corrected(found: Mapping[tuple[Cell, str], Finding]) -> dict[tuple[Cell, str], Judgement]:
-    """Holm's correction within one data set and metric; arms that agree with the baseline on every image ask nothing."""
+    """Holm's correction within one data set and metric; arms that agree with the baseline on every image ask nothing,
+    and arms that leak get no answer."""
     families: dict[tuple[str, str], list[tuple[Cell, str]]] = {}
     for key, finding in found.items():
-        if not finding.unchanged:
+        if not finding.unchanged and key[0][3] != LEAKING:
             families.setdefault((key[0][0], key[1]), []).append(key)
     judged = {key: Judgement(finding, 1.0) for key, finding in found.items()}
     for keys in families.values():

@@ -88,6 +88,25 @@ def check_sources(manifest: Path, test: Contents, train: Contents) -> None:
         raise _leak("a synthetic defect was drawn on an image outside train/good", strangers)
 
 
+def check_choice(images: Sequence[Path], test: Contents, *, what: str, protocol: str = "clean") -> None:
+    """Stop a network that would be trained, or whose epoch would be chosen, on test images.
+
+    Args:
+        images: what it learns from or is judged on.
+        test: contents of the test images.
+        what: `trained` or `chosen`, for the error.
+        protocol: `legacy` is the one leak that a plan may ask for by name, and only for the choice.
+
+    Raises:
+        DataError: naming the pairs.
+    """
+    if protocol == "legacy" and what == "chosen":
+        return
+    pairs = contents(images).shared(test)
+    if pairs:
+        raise _leak(f"a network would be {what} on test images", pairs)
+
+
 def check_learnt(manifest: Path, test: Contents) -> None:
     """Stop a run whose synthetic defects come from a generator that learnt from, or was chosen on, a test image.
 

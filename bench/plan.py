@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from aoi.bench.plan_options import DiffusionPlan, HeadPlan, SelectPlan, each_once, known_generators
+from aoi.bench.segment_plan import LEAKING, SegmentPlan
 from aoi.configs.strict import StrictModel, load_yaml, validated
 from aoi.errors import ConfigError
 
@@ -19,11 +20,14 @@ NONE = "none"
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
-Coupling = Literal["calibrate", "head", "select"]
+Coupling = Literal["calibrate", "head", "select", "segment"]
 COUPLINGS: dict[str, str] = {
     "calibrate": "may move thresholds, F1, escapes and overkill; cannot move AUROC, AUPRO or AP (the control)",
     "select": "moves the map, hence the pixel metrics; moves the image score only where the plan says so",
     "head": "moves the map, hence the pixel metrics; moves the image score only under another rule than one-class",
+    "segment": "replaces map and image score by those of a U-Net trained on the defects, its epoch chosen on held-out invented ones; "
+    "the detector has no part in it",
+    LEAKING: "LEAKS, NO EVIDENCE: the same U-Net with its epoch chosen on the test images, as the field does it; no verdict is given",
 }
 """What each coupling is allowed to change."""
 
@@ -48,6 +52,7 @@ class Plan(StrictModel):
     )
     head: HeadPlan = HeadPlan()
     select: SelectPlan = SelectPlan()
+    segment: SegmentPlan = SegmentPlan()
     diffusion: DiffusionPlan = DiffusionPlan()
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
     device: str = "auto"
@@ -80,11 +85,16 @@ class Plan(StrictModel):
         """The generators that make something."""
         return tuple(name for name in self.generators if name != NONE)
 
+    @property
+    def named_couplings(self) -> tuple[str, ...]:
+        """The couplings as tables call them: a leaking protocol has a name of its own."""
+        return tuple(name for one in self.couplings for name in (self.segment.couplings if one == "segment" else (one,)))
+
     def arms(self, dataset: str, detector: str, seed: int) -> Iterator[Arm]:
         """The baseline, then every generator with every coupling."""
         yield Arm(dataset, detector, NONE, NONE, seed)
         for generator in self.made_generators:
-            for coupling in self.couplings:
+            for coupling in self.named_couplings:
                 yield Arm(dataset, detector, generator, coupling, seed)
 
 
@@ -156,6 +166,7 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     chosen = plan.model_dump(mode="json")
     for axis in ("datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
         del chosen[axis]
+    del chosen["segment"]  # decides its own arms alone
     if DIFFUSION in plan.generators:
         chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from aoi.bench.evidence import Archive, Inspected
 from aoi.bench.resampling import Evidence, Rows, area
+from aoi.bench.segment_plan import LEAKING
 from aoi.data.files import read_json
 from aoi.errors import DataError
 from aoi.metrics.summary import AUPRO_LIMIT
@@ -110,7 +111,8 @@ def arm_name(row: Mapping[str, Any], *, amount: bool = False) -> str:
     """What an arm is called in plots and tables."""
     if row["coupling"] == "none":
         return "detector alone"
-    return f"{row['generator']}{' × ' + str(row['amount']) if amount else ''} → {row['coupling']}"
+    leaks = " (leaks)" if row["coupling"] == LEAKING else ""
+    return f"{row['generator']}{' × ' + str(row['amount']) if amount else ''} → {row['coupling']}{leaks}"
 
 
 def evidence_of(finished: Finished, row: Mapping[str, Any], *, baseline: bool = False) -> tuple[Row, Evidence] | None:

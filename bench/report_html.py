@@ -14,6 +14,7 @@ from aoi.bench.report_pictures import change_pictures, sheet
 from aoi.bench.report_style import STYLE
 from aoi.bench.report_tables import HEADLINE, cells, command_of, facts, interval, metric_order, p_text, sentences, value_text
 from aoi.bench.results import TITLES
+from aoi.bench.segment_plan import LEAKING
 
 FOREST_METRICS = ("pixel_aupro", "image_auroc")
 
@@ -202,7 +203,7 @@ def _histograms(finished: Finished) -> str:
 def _pictures(finished: Finished) -> str:
     parts = []
     for dataset, detector in finished.groups():
-        moved = [row for row in finished.arms(dataset, detector) if row["delta"]]
+        moved = [row for row in finished.arms(dataset, detector) if row["delta"] and row["coupling"] != LEAKING]
         if not moved:
             continue
         row = max(moved, key=lambda one: one["delta"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from aoi.bench.report_data import Finished, Row, arm_name
 from aoi.bench.results import HIGHER_IS_BETTER, TITLES
+from aoi.bench.segment_plan import LEAKING
 
 HEADLINE = ("pixel_aupro", "pixel_aupimo", "image_auroc")
 """The metrics of the headline table."""
@@ -60,8 +61,10 @@ def sentences(finished: Finished) -> list[str]:
     """What came out, in a sentence for each data set and detector."""
     said = []
     for dataset, detector in finished.groups():
-        arms = finished.arms(dataset, detector)
+        arms = [row for row in finished.arms(dataset, detector) if row["coupling"] != LEAKING]
         judged = [row for row in arms if row.get("verdict")]
+        if not judged and not arms:
+            continue
         if not judged:
             said.append(f"{dataset}, {detector}: nothing can be told of any arm; the run kept no counts for statistics.")
             continue
@@ -76,6 +79,11 @@ def sentences(finished: Finished) -> list[str]:
             best = helped[0]
             text += f" Most: {arm_name(best)}, {best['baseline']:.3f} → {best['value']:.3f}, {interval(best)}."
         said.append(text)
+    leaking = sorted({row["generator"] for row in finished.rows if row["coupling"] == LEAKING})
+    if leaking:
+        said.append(
+            f"NO EVIDENCE: {LEAKING} ({', '.join(leaking)}) chose its epoch on the test images, as the field does; its figures leak."
+        )
     return said
 
 

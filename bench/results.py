@@ -13,6 +13,7 @@ import numpy as np
 
 from aoi.bench.judging import Cell, Judgement, TypeRow, cell_of
 from aoi.bench.plan import COUPLINGS, NONE, Arm
+from aoi.bench.segment_plan import LEAKING
 from aoi.bench.statistics import EXCHANGES, LEVEL, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
 from aoi.data.files import write_json, write_text
 
@@ -81,6 +82,7 @@ class ArmRow:
     p_holm: float | None
     """Corrected over the arms of the data set."""
     verdict: Verdict | None
+    """None also for arms that leak: they prove nothing."""
     detectable: float | None
     """The smallest change that would be shown with 80 % power in one comparison."""
     std: float | None
@@ -162,7 +164,9 @@ def _row(cell: Cell, metric: str, pairs: list[tuple[int, Any, Any]], judged: Jud
     per_seed = tuple(SeedValue(seed, was, now, None if was is None or now is None else now - was) for seed, was, now in pairs)
     if judged is None and cell[2] == NONE and all(one.delta == 0 for one in per_seed):
         judged = Judgement(UNCHANGED, 1.0)  # the baseline beside itself
-    said = None if judged is None else verdict(judged.finding, judged.p_holm, higher_is_better=HIGHER_IS_BETTER[metric])
+    said = (
+        None if judged is None or cell[3] == LEAKING else verdict(judged.finding, judged.p_holm, higher_is_better=HIGHER_IS_BETTER[metric])
+    )
     return ArmRow(
         *cell,
         metric,
@@ -228,7 +232,7 @@ def _document(result: BenchResult) -> str:
         f"- backbone {result.backbone}, {plan['image_size']} px, {amount}, seeds {seeds}",
         "- every cell: the arm's mean, in brackets its change against the same detector alone, paired by seed (mean ± standard deviation)",
         "- ▲ helps, ▼ hurts: 95 % interval off zero and p ≤ 0.05 after Holm's correction; without a mark nothing can be told",
-        *(f"- `{name}` {what}" for name, what in COUPLINGS.items() if name in plan["couplings"]),
+        *(f"- `{name}` {what}" for name, what in COUPLINGS.items() if name in {row.coupling for row in result.arms}),
         "- escapes: share of defective parts passed; overkill: share of good parts rejected; these and the F1s at the arm's own thresholds",
         "",
         markdown(result.arms),

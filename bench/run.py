@@ -103,7 +103,7 @@ def _prepare(plan: Plan, out: Path, datasets: int, progress: Progress) -> _Run:
     write_json(out / "plan.json", plan.model_dump(mode="json"))
     meta = provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(backbone)}
     write_json(out / "meta.json", meta)
-    cells = 1 + len(plan.made_generators) * len(plan.couplings)
+    cells = sum(1 for _ in plan.arms("", "", 0))
     total = datasets * len(plan.detectors) * len(plan.seeds) * cells
     return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, total)
 
@@ -141,7 +141,8 @@ def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
 def _identity(run: _Run, arm: Arm, fingerprint: str) -> str:
     """Everything that decides the numbers of an arm."""
     cell = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
-    return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell])
+    own = [run.plan.segment.identity] if arm.coupling in run.plan.segment.couplings else []
+    return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 
 def _run_seed(run: _Run, real: RealImages, seed: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path) -> None:
@@ -157,13 +158,13 @@ def _run_seed(run: _Run, real: RealImages, seed: int, wanted: list[Arm], identit
     for detector in run.plan.detectors:
         arms = [arm for arm in wanted if arm.detector == detector]
         if arms:
-            group = _group(run, real, synth, detector, seed)
+            group = _group(run, real, synth, detector, seed, seed_cache)
             for arm in arms:
                 _run_arm(run, group, arm, identities[arm])
     drop(seed_cache)
 
 
-def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector: str, seed: int) -> Group:
+def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector: str, seed: int, cache: Path) -> Group:
     layers = run.layers[detector]
 
     def fresh() -> Detector:
@@ -179,7 +180,8 @@ def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector:
         drawn = {name: (only(images.features, layers), images.sources) for name, images in synth.items()}
         held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, whole=fitted)
-    return Group(real, synth, scores, held_out, run.head_layers, detector, partial(_variant, run, detector, seed), fits, seed, run.plan)
+    make = partial(_variant, run, detector, seed)
+    return Group(real, synth, scores, held_out, run.head_layers, detector, make, fits, seed, run.plan, cache)
 
 
 def _variant(run: _Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
