@@ -11,6 +11,7 @@ from aoi.bench.fusion import Choice, Judge, choose_fusion
 from aoi.bench.group import CouplingRule, baseline, with_percentiles
 from aoi.bench.group import Group as Group
 from aoi.bench.group import Outcome as Outcome
+from aoi.bench.negative import negative
 from aoi.bench.segment import segment, segment_legacy
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
@@ -159,5 +160,12 @@ def _oracle(group: Group, trials: Trials) -> dict[str, Any]:
     return {"test": [round(value, 5) for value in test], **agreement([each.validation for each in trials.tried], test)}
 
 
-RULES: dict[str, CouplingRule] = {"calibrate": calibrate, "head": head, "select": select, "segment": segment, LEAKING: segment_legacy}
+RULES: dict[str, CouplingRule] = {
+    "calibrate": calibrate,
+    "head": head,
+    "select": select,
+    "negative": negative,
+    "segment": segment,
+    LEAKING: segment_legacy,
+}
 """By the name a plan gives them."""

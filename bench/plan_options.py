@@ -91,6 +91,26 @@ class SelectPlan(StrictModel):
     oracle: bool = Field(default=False, description="also score every candidate on the real test images, to report how well the choice was")
 
 
+class NegativePlan(StrictModel):
+    """The bank of defects and how loud it speaks; see `aoi.bench.negative`."""
+
+    weight: float = Field(default=0.5, ge=0, le=100, description="of its evidence beside the one-class map's 1, where trust in it is full")
+    quantile: float = Field(default=0.99, ge=0, le=1, description="of held-out good cells, below which the ratio counts as silent")
+    bound: float = Field(default=3.0, gt=0, le=1000, description="what the evidence approaches, standard deviations of held-out good cells")
+    image_rule: Literal["one-class", "fused-max", "mean"] = Field(default="one-class", description="what the image score is made of")
+    bank: int = Field(default=2048, ge=1, description="cells in each of the two banks, at most")
+    pool: int = Field(default=32768, ge=1, description="good cells, drawn at random, that the good bank is chosen from")
+    editing: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="quantile of held-out good cells' distance to good: cells under a mask within it are no defects",
+    )
+    patch_size: int = Field(default=3, ge=1, description="side of the neighbourhood averaged into a cell's features, cells; odd")
+    coverage: float = Field(default=0.3, gt=0, le=1, description="share of a cell under the mask from which it counts as defective")
+    cells_per_image: int = Field(default=96, ge=1, description="good cells drawn from every image; all defective ones are taken")
+
+
 class DiffusionPlan(StrictModel):
     """What the generator `diffusion` paints, and with what."""
 

@@ -29,7 +29,6 @@ from aoi.data.provenance import provenance
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone, load_backbone
 from aoi.detect.detector import Detector, detector_family, make_detector
-from aoi.detect.features import FeatureSet
 from aoi.detect.weights import backbone_identity
 
 HEAD_STRIDES = (8, 16)
@@ -170,14 +169,14 @@ def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector:
     def fresh() -> Detector:
         return make_detector(detector, run.plan.options.get(detector), layers=layers, seed=seed, device=run.backbone.device)
 
-    train, test = only(real.train, layers), only(real.test, layers)
+    train, test = real.train.only(layers), real.test.only(layers)
     with run.timed("fit"):
         fitted = fresh()
         fitted.fit(train, progress=run.progress)
     with run.timed("score"):
         scores = fitted.score(test, progress=run.progress)
     with run.timed("held-out scores"):
-        drawn = {name: (only(images.features, layers), images.sources) for name, images in synth.items()}
+        drawn = {name: (images.features.only(layers), images.sources) for name, images in synth.items()}
         held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, whole=fitted)
     make = partial(_variant, run, detector, seed)
@@ -189,11 +188,6 @@ def _variant(run: _Run, detector: str, seed: int, candidate: Candidate) -> tuple
     layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
     options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
     return make_detector(detector, options, layers=layers, seed=seed, device=run.backbone.device), layers
-
-
-def only(features: FeatureSet, layers: tuple[str, ...]) -> FeatureSet:
-    """The same images with `layers` alone, so that nothing else is copied about."""
-    return FeatureSet({name: features.layers[name] for name in layers}, features.image_size, features.paths)
 
 
 def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:

@@ -128,8 +128,8 @@ def chosen(tried: list[Tried]) -> Tried:
 def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: FeatureSet) -> list[np.ndarray]:
     """Maps of `others`, n×H×W float32 before smoothing, by a candidate fitted on `train`."""
     detector, layers = make(candidate)
-    detector.fit(_only(train, layers))
-    return [detector.score(_only(each, layers)).maps for each in others]
+    detector.fit(train.only(layers))
+    return [detector.score(each.only(layers)).maps for each in others]
 
 
 def _finished(raw: np.ndarray, reference: np.ndarray | None, sigma: float, ground: Ground) -> np.ndarray:
@@ -175,10 +175,6 @@ def blurred(maps: np.ndarray, sigma: float) -> np.ndarray:
     for i, each in enumerate(maps):
         found[i] = rows @ each @ columns.T
     return found
-
-
-def _only(features: FeatureSet, layers: tuple[str, ...]) -> FeatureSet:
-    return FeatureSet({name: features.layers[name] for name in layers}, features.image_size, features.paths)
 
 
 def agreement(validation: list[float], test: list[float]) -> dict[str, float]:

@@ -52,6 +52,10 @@ class FeatureSet:
             tuple(self.paths[i] for i in chosen),
         )
 
+    def only(self, layers: Sequence[str]) -> FeatureSet:
+        """The same images with `layers` alone, so that nothing else is copied about."""
+        return FeatureSet({name: self.layers[name] for name in layers}, self.image_size, self.paths)
+
     def batches(self, size: int = 64) -> Iterator[dict[str, torch.Tensor]]:
         """Layer name to n×C×h×w float32 tensors, at most `size` images at a time, in order."""
         for start in range(0, len(self), size):

@@ -7,6 +7,7 @@ about a real defect of another kind must not talk the one-class map out of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +21,9 @@ from torch.nn import functional
 from aoi.configs.strict import StrictModel
 from aoi.data.progress import Progress, silent
 from aoi.detect.anomaly_map import anomaly_maps
+from aoi.detect.cells import pooled_cells, training_cells
 from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
-from aoi.detect.patchcore import patch_embedding
-from aoi.detect.patches import channels_last
 from aoi.errors import DataError
 
 ImageRule = Literal["one-class", "fused-max", "mean"]
@@ -68,7 +68,7 @@ class Head:
         found: list[np.ndarray] = []
         with torch.inference_mode():
             for batch in features.batches(16):
-                cells = _cells(batch, self.layers, self.patch_size)
+                cells = pooled_cells(batch, self.layers, self.patch_size)
                 count, height, width, depth = cells.shape
                 standard = (cells.reshape(-1, depth) - self.mean) / self.scale
                 found.append(self.network(standard).view(count, height, width).numpy())
@@ -89,10 +89,13 @@ class Fusion:
     """Standard deviation of the head's logits on held-out good cells."""
     weight: float
     """Of the head beside the one-class map's 1."""
+    bound: float = math.inf
+    """What the evidence approaches, however sure the head is: b tanh(z / b)."""
 
     def evidence(self, logits: np.ndarray) -> np.ndarray:
-        """Standardised logits above `level`, zero below; N×h×w float32."""
-        return np.asarray(np.maximum((logits - self.level) / self.scale, 0), dtype=np.float32)
+        """Standardised logits above `level`, bounded; zero below; N×h×w float32."""
+        found = np.maximum((logits - self.level) / self.scale, 0)
+        return np.asarray(self.bound * np.tanh(found / self.bound) if math.isfinite(self.bound) else found, dtype=np.float32)
 
     def maps(self, one_class: np.ndarray, logits: np.ndarray, *, blur_sigma: float = 4.0) -> np.ndarray:
         """z-scored one-class maps plus `weight` times the smoothed evidence; never below the one-class map alone.
@@ -126,7 +129,7 @@ class Fusion:
         return peak if rule == "fused-max" else np.asarray(peak + (one_class.image_scores - self.mean) / self.std) / 2
 
 
-def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float, quantile: float) -> Fusion:
+def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float, quantile: float, bound: float = math.inf) -> Fusion:
     """Standardise both voices on good images that neither has seen.
 
     Args:
@@ -135,6 +138,7 @@ def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float,
         weight: of the head.
         quantile: of the head's logits on held-out good cells, in 0–1; what lies below it is silence. A low one lets the head talk good
             ground down, which helps on textures and hurts where a part that is missing or misplaced looks like good ground.
+        bound: of the evidence, standard deviations; infinite for none.
     """
     deviation, spread = float(good_maps.std(dtype=np.float64)), float(good_logits.std(dtype=np.float64))
     return Fusion(
@@ -143,6 +147,7 @@ def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float,
         level=float(np.quantile(good_logits, quantile)),
         scale=spread or 1.0,
         weight=weight,
+        bound=bound,
     )
 
 
@@ -176,7 +181,16 @@ def train_head(
     rng = np.random.default_rng([seed, 2])
     names = tuple(layers)
     mean, scale = _standard(good, names, options.patch_size)
-    bad_cells, good_cells = _training_cells(good, synth, masks, names, options, rng)
+    bad_cells, good_cells = training_cells(
+        good,
+        synth,
+        masks,
+        layers=names,
+        patch_size=options.patch_size,
+        coverage=options.coverage,
+        cells_per_image=options.cells_per_image,
+        rng=rng,
+    )
     if not len(bad_cells) or not len(good_cells):
         raise DataError("the synthetic masks leave nothing to learn from", hint="make larger defects, or more of them")
     with torch.random.fork_rng(devices=[]):
@@ -185,16 +199,11 @@ def train_head(
     return Head(names, options.patch_size, mean, scale, network)
 
 
-def _cells(maps: dict[str, torch.Tensor], layers: tuple[str, ...], patch_size: int) -> torch.Tensor:
-    """n×h×w×D locally pooled features."""
-    return patch_embedding({name: channels_last(maps[name]) for name in layers}, layers, patch_size).permute(0, 2, 3, 1)
-
-
 def _standard(good: FeatureSet, layers: tuple[str, ...], patch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of good cells, channel by channel, in float64 sums."""
     count, first, second = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for batch in good.batches(16):
-        cells = _cells(batch, layers, patch_size).flatten(0, 2)
+        cells = pooled_cells(batch, layers, patch_size).flatten(0, 2)
         count += len(cells)
         first = first + cells.sum(0, dtype=torch.float64)
         second = second + cells.square().sum(0, dtype=torch.float64)
@@ -202,34 +211,6 @@ def _standard(good: FeatureSet, layers: tuple[str, ...], patch_size: int) -> tup
         raise DataError("no good images to standardise a head with", hint="put good images into train/good")
     mean = first / count
     return mean.float(), (second / count - mean.square()).clamp_min(1e-12).sqrt().float()
-
-
-def _training_cells(
-    good: FeatureSet, synth: FeatureSet, masks: np.ndarray, layers: tuple[str, ...], options: HeadOptions, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Defective cells P×D and good cells Q×D; cells that a mask touches without filling them, and their neighbours, are neither."""
-    defective, clean = [], []
-    start = 0
-    for batch in synth.batches(16):
-        cells = _cells(batch, layers, options.patch_size)
-        part = torch.from_numpy(masks[start : start + len(cells)].astype(np.float32))
-        covered = functional.adaptive_avg_pool2d(part[:, None], (cells.shape[1], cells.shape[2]))[:, 0]
-        # A mask thinner than a cell fills none: its best-covered cells stand for it.
-        enough = torch.minimum(torch.tensor(options.coverage), covered.amax((1, 2)) * 0.75).clamp_min(1e-6)[:, None, None]
-        defective.append(cells[covered >= enough])
-        # The ring around a defect sees it through its receptive field: neither good nor defective.
-        away = functional.max_pool2d(covered[:, None], 3, 1, 1)[:, 0] == 0
-        for image, keep in zip(cells, away, strict=True):
-            clean.append(_some(image[keep], options.cells_per_image, rng))
-        start += len(cells)
-    for batch in good.batches(16):
-        clean += [_some(image.flatten(0, 1), options.cells_per_image, rng) for image in _cells(batch, layers, options.patch_size)]
-    return torch.cat(defective) if defective else torch.empty(0), torch.cat(clean) if clean else torch.empty(0)
-
-
-def _some(cells: torch.Tensor, count: int, rng: np.random.Generator) -> torch.Tensor:
-    chosen = rng.permutation(len(cells))[:count]
-    return cells[torch.from_numpy(chosen)]
 
 
 def _descend(defective: torch.Tensor, clean: torch.Tensor, options: HeadOptions, progress: Progress) -> nn.Sequential:
