@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from aoi.bench.group import Group, Outcome, with_own_image_score, with_percentiles
+from aoi.bench.pairs import Pairs, paired_cells
 from aoi.bench.plan_options import NegativePlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.cells import pooled_cells, some, training_cells
@@ -100,12 +101,22 @@ def fit_ratio(
     return LikelihoodRatio(bank, MemoryBank(unlike) if len(unlike) else None, layers, options.patch_size, floor)
 
 
-def trust(ratio: LikelihoodRatio, good: torch.Tensor, defective: torch.Tensor) -> float:
-    """How well held-out cells are told apart: 2 AUROC - 1, at least 0; 0 where there are none."""
-    if ratio.defective is None or not len(good) or not len(defective):
+def trust(ratio: LikelihoodRatio, pairs: Pairs) -> float:
+    """How well held-out defects are told from the ground they were drawn on: 2 AUROC - 1, at least 0.
+
+    The AUROC is that of an image's cells after against before, since defects are not drawn everywhere and places differ; averaged over
+    images, less one standard error, so that a few lucky cells are not believed.
+    """
+    if ratio.defective is None or not len(pairs):
         return 0.0
-    scores = torch.cat([ratio.of(defective), ratio.of(good)]).numpy()
-    return max(0.0, 2 * float(auroc(scores, np.arange(len(scores)) < len(defective))) - 1)
+    after, before = ratio.of(pairs.after).numpy(), ratio.of(pairs.before).numpy()
+    found = []
+    for image in np.unique(pairs.image):
+        its = pairs.image == image
+        scores = np.concatenate([after[its], before[its]])
+        found.append(float(auroc(scores, np.arange(len(scores)) < its.sum())))
+    error = float(np.std(found, ddof=1)) / len(found) ** 0.5 if len(found) > 1 else 0.5
+    return max(0.0, 2 * (float(np.mean(found)) - error) - 1)
 
 
 def negative(group: Group, generator: str, progress: Progress = silent) -> Outcome:
@@ -114,9 +125,9 @@ def negative(group: Group, generator: str, progress: Progress = silent) -> Outco
     learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
     rng = np.random.default_rng([group.seed, 3])
     good, defective = _cells(group, generator, learned, rng)
-    unseen, validation = _cells(group, generator, kept, rng)
+    unseen, _ = _cells(group, generator, kept, rng)
     ratio = fit_ratio(good, defective, unseen, options=options, layers=group.head_layers, rng=rng)
-    trusted = trust(ratio, unseen, validation)
+    trusted = trust(ratio, _held_out_pairs(group, generator))
     logits = ratio.maps(group.real.train.take(kept))
     fusion = fit_fusion(held_out.maps, logits, weight=options.weight * trusted, quantile=options.quantile, bound=options.bound)
     maps = fusion.maps(group.test.maps, ratio.maps(group.real.test, progress=progress))
@@ -150,6 +161,12 @@ def _cells(group: Group, generator: str, sources: np.ndarray, rng: np.random.Gen
         rng=rng,
     )
     return good, defective
+
+
+def _held_out_pairs(group: Group, generator: str) -> Pairs:
+    options, images = group.plan.negative, group.synth[generator]
+    drawn = np.flatnonzero(group.held_out.fold[images.sources] == 0)
+    return paired_cells(group.real.train, images, drawn, layers=group.head_layers, patch_size=options.patch_size, coverage=options.coverage)
 
 
 def _outcome(group: Group, fusion: Fusion, maps: np.ndarray, good: Scores, logits: np.ndarray, details: dict[str, Any]) -> Outcome:

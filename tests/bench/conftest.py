@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,17 @@ import pytest
 import torch
 from torch import nn
 
+from aoi.bench.group import Fits, Group, Outcome
+from aoi.bench.heldout import cross_validate
+from aoi.bench.leaks import Contents
+from aoi.bench.material import RealImages, SynthImages
 from aoi.bench.plan import Plan
 from aoi.data.images import write_image, write_mask
+from aoi.data.sample import Sample
 from aoi.detect.backbones import Backbone, wrap
+from aoi.detect.detector import Detector, make_detector
+from aoi.detect.features import FeatureSet
+from aoi.metrics.pro import aupro
 
 
 class TinyNetwork(nn.Module):
@@ -94,3 +103,103 @@ def small_plan():
 @pytest.fixture
 def plan(parts, small_plan) -> Plan:
     return small_plan(parts)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the cells of made-up feature maps look like; stride 4 has `depth` channels, stride 8 half as many."""
+
+    depth: int = 12
+    grid: int = 16
+    rough: float = 0.0
+    """Share of good cells whose noise is four times as strong."""
+    lift: float = 0.0
+    """What a defect adds to each of the `told` channels."""
+    told: int = 3
+    """Channels, of either map, that tell a defect."""
+    loud: float = 1.0
+    """Standard deviation of the other channels; theirs is 1."""
+
+    def features(self, rng: np.random.Generator, masks: np.ndarray, name: str, *, lift: float | None = None) -> FeatureSet:
+        """Maps of one image for every mask of n×64×64 bool."""
+        layers = {}
+        for layer, stride, depth in (("layer1", 4, self.depth), ("layer2", 8, self.depth // 2)):
+            side = 4 * self.grid // stride
+            place = np.linspace(-1, 1, side)[:, None] * np.linspace(-1, 1, depth)[:, None, None]
+            spread = np.where(np.arange(depth) < self.told, 1.0, self.loud)[:, None, None]
+            noise = rng.normal(size=(len(masks), depth, side, side)) * spread
+            noise *= np.where(rng.random((len(masks), 1, side, side)) < self.rough, 4.0, 1.0)
+            share = masks.reshape(len(masks), side, stride, side, stride).mean((2, 4))
+            told = (np.arange(depth) < self.told)[:, None, None] * share[:, None]
+            layers[layer] = (place + noise + (self.lift if lift is None else lift) * told).astype(np.float32)
+        return FeatureSet(layers, (64, 64), tuple(Path(f"{name}/{i:03d}.png") for i in range(len(masks))))
+
+
+def patches(rng: np.random.Generator, count: int, side: int = 12) -> np.ndarray:
+    """count×64×64 bool, a square each."""
+    masks = np.zeros((count, 64, 64), bool)
+    for mask in masks:
+        y, x = rng.integers(4, 60 - side, 2)
+        mask[y : y + side, x : x + side] = True
+    return masks
+
+
+@pytest.fixture(scope="session")
+def ground() -> type[Ground]:
+    """What made-up feature maps look like."""
+    return Ground
+
+
+@pytest.fixture(scope="session")
+def toy_group():
+    """Builds a group from made-up features, without images or a backbone."""
+
+    def build(
+        ground: Ground, detector: str, *, seed: int = 0, train: int = 24, synth: int = 24, lift: float | None = None, **plan
+    ) -> Group:
+        rng = np.random.default_rng(seed)
+        empty, masks = np.zeros((train, 64, 64), bool), np.concatenate([np.zeros((6, 64, 64), bool), patches(rng, 10)])
+        samples = tuple(Sample(Path(f"t/{i}.png"), "test", "spot" if mask.any() else "good", Path("m.png")) for i, mask in enumerate(masks))
+        features = ground.features(rng, empty, "train", lift=0), ground.features(rng, masks, "test", lift=lift)
+        real = RealImages("toy", "", *features, samples, masks, Contents({}), Contents({}))
+        drawn, sources = patches(rng, synth), np.arange(synth) % train
+        made = SynthImages(ground.features(rng, drawn, "synth"), drawn, sources, None)
+        settings = Plan.model_validate(
+            {"image_size": 64, "folds": 3, "options": {"patchcore": {"coreset_ratio": 0.1}, "padim": {"dims": 8}}} | plan
+        )
+        names = ("layer1", "layer2")
+
+        def fresh() -> Detector:
+            return make_detector(detector, settings.options[detector], layers=names, seed=seed)
+
+        fitted = fresh()
+        fitted.fit(real.train)
+        held_out = cross_validate(fresh, real.train, {"perlin": (made.features, sources)}, folds=settings.folds, seed=seed)
+        fits = Fits(fresh, real.train, held_out.fold, whole=fitted)
+        return Group(
+            real, {"perlin": made}, fitted.score(real.test), held_out, names, detector, lambda _: (fresh(), names), fits, seed, settings
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def without_truth():
+    """The same group with test labels and masks exchanged among the test images: no outcome may depend on them."""
+
+    def build(group: Group) -> Group:
+        order = np.random.default_rng(1).permutation(len(group.real.samples))
+        real = replace(group.real, samples=tuple(group.real.samples[i] for i in order), masks=~group.real.masks[order])
+        return replace(group, real=real)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def aupro_gain():
+    """AUPRO@0.3 of an outcome on the test images less that of the detector alone."""
+
+    def gain(group: Group, outcome: Outcome) -> float:
+        return float(aupro(outcome.maps, group.real.masks) - aupro(group.test.maps, group.real.masks))
+
+    return gain
