@@ -58,6 +58,8 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     options = validated(HeadOptions, settings.training, where="head.training")
     learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
     drawn = np.flatnonzero(fold[images.sources] != 0)
+    if not len(drawn):
+        return replace(baseline(group), details={"untaught": "every defect lies on the good images that are held out"})
     trained = train_head(
         group.real.train.take(learned),
         images.features.take(drawn),
@@ -97,9 +99,10 @@ def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray
     """Defects of the plan's judges on the good images of fold 0, and those images; the head's own teacher only where there is no other."""
     clean = group.held_out.good.maps[group.held_out.fold == 0]
     found = []
-    for name in [name for name in group.plan.head.judges if name != generator] or [generator]:
+    others = {name: group.kept(name) for name in group.plan.head.judges if name != generator}
+    others = {name: kept for name, kept in others.items() if len(kept)}
+    for name, kept in (others or {generator: group.kept(generator)}).items():
         images = group.synth[name]
-        kept = np.flatnonzero(group.held_out.fold[images.sources] == 0)
         found.append(
             Judge(
                 name,
@@ -117,6 +120,8 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
     Fold 0 is held out to choose; where good images are what a position is measured against, fold 1 is held out for that.
     """
     plan, real = group.plan.select, group.real
+    if not len(group.kept(generator)):
+        return replace(baseline(group), details={"unchanged": "no defect lies on the good images that are held out"})
     material = _selection_material(group, generator)
     trials = try_candidates(material, plan, group.detector, group.make, progress)
     pick, candidates = chosen(trials.tried), plan.candidates[group.detector]
@@ -139,7 +144,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
 def _selection_material(group: Group, generator: str) -> Material:
     images, fold, train = group.synth[generator], group.held_out.fold, group.real.train
     apart = "position" in group.plan.select.grounds and int(fold.max()) > 1
-    drawn = np.flatnonzero(fold[images.sources] == 0)
+    drawn = group.kept(generator)
     return Material(
         train.take(np.flatnonzero(fold > (1 if apart else 0))),
         train.take(np.flatnonzero(fold == 1)) if apart else None,

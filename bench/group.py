@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.heldout import HeldOut
+from aoi.bench.heldout import HeldOut, with_defects_on_both_sides
 from aoi.bench.material import RealImages, SynthImages
 from aoi.bench.plan import Plan
 from aoi.bench.selection import Maker
@@ -75,6 +75,25 @@ class Group:
     plan: Plan
     cache: Path | None = None
     """Where results that other detectors share are kept; None to compute them anew."""
+
+    def with_first(self, amount: int | None, generator: str) -> Group:
+        """What one arm sees: the first `amount` defects of every generator (None for all), on both sides of the fold that is held out.
+
+        Args:
+            generator: the arm's own; `none` for the baseline.
+        """
+        synth = {name: images.first(amount) for name, images in self.synth.items()}
+        scores = {name: Scores(each.maps[:amount], each.image_scores[:amount]) for name, each in self.held_out.synth.items()}
+        fold, fits = self.held_out.fold, self.fits
+        if generator in synth:
+            fold = with_defects_on_both_sides(fold, synth[generator].sources)
+        if fold is not self.held_out.fold:
+            fits = replace(fits, fold=fold, partial=None)
+        return replace(self, synth=synth, held_out=HeldOut(self.held_out.good, scores, fold), fits=fits)
+
+    def kept(self, generator: str) -> np.ndarray:
+        """Which of a generator's defects are held out with fold 0; int64."""
+        return np.flatnonzero(self.held_out.fold[self.synth[generator].sources] == 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

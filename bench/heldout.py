@@ -69,6 +69,23 @@ def cross_validate(
     return HeldOut(good, drawn, fold)
 
 
+def with_defects_on_both_sides(fold: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """The folds, renumbered only if need be: fold 0, which is held out to choose on, holds some of the defects and not all of them.
+
+    A handful of defects may all lie on one side; then fold 0 changes places with the first fold that parts them. Where none does,
+    nothing changes.
+
+    Args:
+        fold: N int64, of each training image.
+        sources: S int64, the training image of each defect.
+    """
+    held = np.bincount(fold[sources], minlength=int(fold.max()) + 1)
+    parting = np.flatnonzero((held > 0) & (held < len(sources)))
+    if not len(parting) or parting[0] == 0:
+        return fold
+    return np.where(fold == 0, parting[0], np.where(fold == parting[0], 0, fold))
+
+
 def _blank(count: int, size: tuple[int, int]) -> Scores:
     return Scores(np.empty((count, *size), np.float32), np.empty(count))
 

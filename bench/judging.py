@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from aoi.bench.arms import CONDITION, USUAL, Arm, Cell, Condition, cell_of
 from aoi.bench.evidence import Archive
-from aoi.bench.plan import Arm
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.statistics import TYPE_METRICS, Court, Finding, Side, holm
 from aoi.data.progress import Progress, silent
-
-Cell = tuple[str, str, str, str, int]
-"""Data set, detector, generator, coupling, amount of defects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,13 @@ class TypeRow:
     ci_low: float
     ci_high: float
     """95 %, of the images alone, not corrected."""
+    shots: int = USUAL.shots
+    degradation: str = USUAL.degradation
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, JSON-ready."""
-        return asdict(self)
+        """All fields, JSON-ready; the condition only where it is not the usual one."""
+        under = Condition(self.shots, self.degradation).named()
+        return {name: value for name, value in asdict(self).items() if name not in CONDITION or name in under}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,6 @@ class Judgements:
 
     cells: Mapping[tuple[Cell, str], Judgement]
     types: tuple[TypeRow, ...]
-
-
-def amount_of(arm: Arm, count: int) -> int:
-    """How many invented defects an arm was given; 0 for the baseline."""
-    return 0 if arm.is_baseline else int(getattr(arm, "amount", count))
-
-
-def cell_of(arm: Arm, count: int) -> Cell:
-    """The cell of an arm: all but its seed."""
-    return (arm.dataset, arm.detector, arm.generator, arm.coupling, amount_of(arm, count))
 
 
 def judge(
@@ -95,11 +85,11 @@ def judge(
         court = Court(test.labels)
         for detector in dict.fromkeys(arm.detector for arm in records if arm.dataset == dataset):
             arms = [arm for arm in records if (arm.dataset, arm.detector) == (dataset, detector)]
-            baselines = {arm.seed: arm for arm in arms if arm.is_baseline}
-            alone = {seed: court.side(archive.evidence(records[arm], test)) for seed, arm in baselines.items()}
+            baselines = {(arm.seed, arm.condition): arm for arm in arms if arm.is_baseline}
+            alone = {place: court.side(archive.evidence(records[arm], test)) for place, arm in baselines.items()}
             for cell, members in _cells(arms, count).items():
-                before = [alone[arm.seed] for arm in members]
-                after = [court.side(archive.evidence(records[arm], test), beside=alone[arm.seed]) for arm in members]
+                before = [alone[arm.seed, arm.condition] for arm in members]
+                after = [court.side(archive.evidence(records[arm], test), beside=side) for arm, side in zip(members, before, strict=True)]
                 exact = {name: [_change(records, baselines, arm, name) for arm in members] for name in metrics}
                 found |= {(cell, name): finding for name, finding in court.compare(before, after, exact).items()}
                 types += _type_rows(court, cell, before, after)
@@ -115,14 +105,26 @@ def _cells(arms: Sequence[Arm], count: int) -> dict[Cell, list[Arm]]:
     return cells
 
 
-def _change(records: Mapping[Arm, Mapping[str, Any]], baselines: Mapping[int, Arm], arm: Arm, metric: str) -> float | None:
-    was, now = records[baselines[arm.seed]]["metrics"].get(metric), records[arm]["metrics"].get(metric)
+def _change(
+    records: Mapping[Arm, Mapping[str, Any]], baselines: Mapping[tuple[int, Condition], Arm], arm: Arm, metric: str
+) -> float | None:
+    was, now = records[baselines[arm.seed, arm.condition]]["metrics"].get(metric), records[arm]["metrics"].get(metric)
     return None if was is None or now is None else float(now - was)
 
 
 def _type_rows(court: Court, cell: Cell, before: Sequence[Side], after: Sequence[Side]) -> list[TypeRow]:
     return [
-        TypeRow(*cell, metric, one.label, one.n_images, one.baseline, one.value, one.delta, one.low, one.high)
+        TypeRow(
+            **cell.named(),
+            metric=metric,
+            defect_type=one.label,
+            n_images=one.n_images,
+            baseline=one.baseline,
+            value=one.value,
+            delta=one.delta,
+            ci_low=one.low,
+            ci_high=one.high,
+        )
         for metric in TYPE_METRICS
         for one in court.by_type(before, after, metric)
     ]
@@ -133,8 +135,8 @@ def _corrected(found: Mapping[tuple[Cell, str], Finding]) -> dict[tuple[Cell, st
     and arms that leak get no answer."""
     families: dict[tuple[str, str], list[tuple[Cell, str]]] = {}
     for key, finding in found.items():
-        if not finding.unchanged and key[0][3] != LEAKING:
-            families.setdefault((key[0][0], key[1]), []).append(key)
+        if not finding.unchanged and key[0].coupling != LEAKING:
+            families.setdefault((key[0].dataset, key[1]), []).append(key)
     judged = {key: Judgement(finding, 1.0) for key, finding in found.items()}
     for keys in families.values():
         for key, p in zip(keys, holm([found[key].p for key in keys]), strict=True):

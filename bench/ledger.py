@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aoi.bench.plan import Arm
+from aoi.bench.arms import Arm
 from aoi.data.files import finite, read_json, write_json
 from aoi.errors import DataError
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from aoi.bench.arms import NONE
+from aoi.bench.degrade import Degradation, degraded
 from aoi.bench.leaks import Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
@@ -53,6 +55,18 @@ class RealImages:
         """T bool, False for defects without a mask."""
         return np.array([not sample.is_anomalous or sample.mask_path is not None for sample in self.samples])
 
+    def with_shots(self, shots: int, seed: int) -> RealImages:
+        """The same with `shots` of the good training images, drawn by `seed`, in their old order; fewer are always among more.
+
+        Args:
+            shots: at most N; 0 for all.
+        """
+        if not shots:
+            return self
+        drawn = np.sort(np.random.default_rng([seed, 4]).permutation(len(self.train))[:shots])
+        train = self.train.take(drawn)
+        return replace(self, train=train, train_contents=contents(train.paths))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SynthImages:
@@ -65,6 +79,12 @@ class SynthImages:
     sources: np.ndarray
     """S int64, which training image each was drawn on: who holds that image out holds the defect out."""
     preview: Path | None
+
+    def first(self, amount: int | None) -> SynthImages:
+        """The first `amount` of them, which are among the first of any larger amount; None for all."""
+        if amount is None or amount >= len(self.sources):
+            return self
+        return replace(self, features=self.features.take(np.arange(amount)), masks=self.masks[:amount], sources=self.sources[:amount])
 
 
 def dataset_names(roots: Sequence[Path]) -> dict[str, Dataset]:
@@ -117,6 +137,25 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
     )
 
 
+def degraded_images(
+    real: RealImages, degradation: str, backbone: Backbone, folder: Path, cache: Path, *, progress: Progress = silent
+) -> RealImages:
+    """The same training images, and the test images made worse.
+
+    Leaks are told by what the images were before.
+
+    Args:
+        degradation: as a plan writes it; `none` gives `real` itself.
+        folder: where the worse pictures of this data set are kept, by degradation.
+    """
+    how = Degradation.parse(degradation)
+    if how.kind == NONE:
+        return real
+    samples = degraded(real.samples, how, folder / f"{how.kind}{how.strength:g}", progress=progress)
+    paths = [sample.path for sample in samples]
+    return replace(real, samples=samples, test=extract_features(paths, backbone, real.test.image_size, cache=cache, progress=progress))
+
+
 def synth_images(
     real: RealImages, generator: str, seed: int, backbone: Backbone, plan: Plan, out: Path, cache: Path, *, progress: Progress = silent
 ) -> SynthImages:
@@ -128,7 +167,7 @@ def synth_images(
     Raises:
         DataError: a defect was drawn on a test image or on a stranger, or none could be made.
     """
-    options = GenerateOptions(generator=generator, count=plan.count, seed=seed, size=plan.image_size, textures=plan.textures)
+    options = GenerateOptions(generator=generator, count=plan.most, seed=seed, size=plan.image_size, textures=plan.textures)
     if generator == DIFFUSION:
         options = _painted(options, plan, out)
     report = generate_dataset(real.train.paths, out, options, progress=progress)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aoi.bench.arms import NONE, Arm
+from aoi.bench.axes import PLENTY, Axes, Stock
 from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, SelectPlan, each_once, known_generators
 from aoi.bench.segment_plan import LEAKING, SegmentPlan
-from aoi.configs.strict import StrictModel, load_yaml, validated
+from aoi.configs.strict import load_yaml, validated
 from aoi.errors import ConfigError
 
-NONE = "none"
-"""The generator and the coupling of the baseline."""
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
@@ -33,7 +32,7 @@ COUPLINGS: dict[str, str] = {
 """What each coupling is allowed to change."""
 
 
-class Plan(StrictModel):
+class Plan(Axes):
     """Everything that decides the numbers of an ablation."""
 
     datasets: tuple[Path, ...] = Field(default=(), description="data sets with train/good and a real test set")
@@ -44,7 +43,6 @@ class Plan(StrictModel):
     image_size: int = Field(default=256, ge=32, le=2048, description="side of the square every image is resized to, pixels")
     backbone: str | None = Field(default=None, description="weight name; null for the best on this machine")
     weights: Path | None = Field(default=None, description="a weight file")
-    count: int = Field(default=300, ge=10, le=1_000_000, description="synthetic defects for each generator and seed")
     folds: int = Field(default=5, ge=2, le=50, description="for scores of good images that the scoring model has not seen")
     image_percentile: float = Field(default=99.5, gt=0, le=100)
     pixel_percentile: float = Field(default=99.9, gt=0, le=100)
@@ -92,33 +90,18 @@ class Plan(StrictModel):
         """The couplings as tables call them: a leaking protocol has a name of its own."""
         return tuple(name for one in self.couplings for name in (self.segment.couplings if one == "segment" else (one,)))
 
-    def arms(self, dataset: str, detector: str, seed: int) -> Iterator[Arm]:
-        """The baseline, then every generator with every coupling."""
-        yield Arm(dataset, detector, NONE, NONE, seed)
-        for generator in self.made_generators:
-            for coupling in self.named_couplings:
-                yield Arm(dataset, detector, generator, coupling, seed)
+    def arms(self, dataset: str, detector: str, seed: int, stock: Stock = PLENTY) -> Iterator[Arm]:
+        """Under each condition the baseline, then every generator with every coupling and amount.
 
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One cell of the ablation at one seed."""
-
-    dataset: str
-    detector: str
-    generator: str
-    coupling: str
-    seed: int
-
-    @property
-    def is_baseline(self) -> bool:
-        """True for the detector alone."""
-        return self.generator == NONE
-
-    @property
-    def key(self) -> str:
-        """A file name."""
-        return f"{self.dataset}-{self.detector}-{self.generator}-{self.coupling}-{self.seed}"
+        Args:
+            stock: what the data set can give.
+        """
+        for condition, doses in self.points(stock, self.made_generators):
+            yield Arm(dataset, detector, NONE, NONE, seed, None, condition)
+            for generator, amounts in doses.items():
+                for coupling in self.named_couplings:
+                    for amount in amounts:
+                        yield Arm(dataset, detector, generator, coupling, seed, amount, condition)
 
 
 def presets() -> dict[str, Path]:
@@ -158,7 +141,8 @@ def load_plan(source: Path | str | None = None, **overrides: Any) -> Plan:
 
 def _as_list(key: str, value: Any) -> Any:
     """`a,b` as a list for the fields that are lists."""
-    if key in ("datasets", "detectors", "generators", "couplings", "seeds") and isinstance(value, (str, Path, int)):
+    lists = ("datasets", "detectors", "generators", "couplings", "seeds", "amounts", "shots", "degradation")
+    if key in lists and isinstance(value, (str, Path, int)):
         return [part.strip() for part in str(value).split(",") if part.strip()]
     return value
 
@@ -166,8 +150,9 @@ def _as_list(key: str, value: Any) -> Any:
 def settings(plan: Plan) -> Mapping[str, Any]:
     """What decides an arm's numbers apart from the arm itself and its data: identity for resuming."""
     chosen = plan.model_dump(mode="json")
-    for axis in ("datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
+    for axis in (*Axes.model_fields, "datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
         del chosen[axis]
+    chosen["count"] = plan.most
     del chosen["segment"]  # decides its own arms alone
     if DIFFUSION in plan.generators:
         chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aoi.bench.arms import CONDITION
 from aoi.bench.report_data import Finished, read_finished
 from aoi.bench.report_html import html_report
-from aoi.bench.report_tables import JSON_FIELDS, command_of, csv_report, markdown_report, sentences, tex_report
+from aoi.bench.report_tables import JSON_FIELDS, command_of, csv_report, markdown_report, plain, sentences, tex_report
 from aoi.data.files import finite, write_text
 from aoi.errors import ConfigError
 
 
 def json_report(finished: Finished) -> str:
     """Rows, defect types, facts of the run, and the command that makes them again."""
-    arms = [{name: row.get(name) for name in JSON_FIELDS} for row in finished.rows]
+    rows = [plain(row) for row in finished.rows]
+    arms = [{name: row.get(name) for name in JSON_FIELDS} | {name: row[name] for name in CONDITION if name in row} for row in rows]
     kept = {name: finished.results.get(name) for name in ("backbone", "plan", "counts", "types", "statistics", "seconds")}
+    kept["types"] = [{name: value for name, value in plain(row).items() if name != "of"} for row in kept["types"] or ()]
     content = {"arms": arms, **kept, "environment": dict(finished.meta), "command": command_of(finished)}
     return json.dumps(finite(content), ensure_ascii=False, indent=2) + "\n"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aoi.bench.arms import USUAL, Condition
 from aoi.bench.evidence import Archive, Inspected
 from aoi.bench.resampling import Evidence, Rows, area
 from aoi.bench.segment_plan import LEAKING
@@ -28,7 +29,7 @@ class Finished:
 
     folder: Path
     results: Mapping[str, Any]
-    """`results.json`."""
+    """`results.json`; the detector's name in its rows also says under which condition it was compared, where that is unusual."""
     meta: Mapping[str, Any]
     """`meta.json`: versions, machine, commit."""
     records: Mapping[tuple[Any, ...], Row]
@@ -77,11 +78,20 @@ def read_finished(folder: Path) -> Finished:
     amount = results["plan"].get("count", 0)
     for row in results["arms"]:
         row.setdefault("amount", 0 if row["generator"] == "none" else amount)
+    for row in (*results["arms"], *(results.get("types") or ())):
+        _say_condition(row)
     try:
         meta = read_json(folder / "meta.json")
     except DataError:
         meta = {}
     return Finished(folder, results, meta, _records(folder))
+
+
+def _say_condition(row: Row) -> None:
+    """Every condition reads as a detector of its own, which is what it is: it has its own baseline. `of` keeps the plain name."""
+    under = Condition(row.get("shots", USUAL.shots), row.get("degradation", USUAL.degradation))
+    if under != USUAL:
+        row["of"], row["detector"] = row["detector"], f"{row['detector']} ({under.text})"
 
 
 def _records(folder: Path) -> dict[tuple[Any, ...], Row]:
@@ -90,6 +100,7 @@ def _records(folder: Path) -> dict[tuple[Any, ...], Row]:
         try:
             content = read_json(path)["content"]
             arm = content["arm"]
+            _say_condition(arm)
             key = (*(arm[name] for name in CELL), arm["seed"])
         except (DataError, KeyError, TypeError):
             continue  # torn, or of a version that kept nothing

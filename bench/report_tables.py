@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aoi.bench.arms import CONDITION
 from aoi.bench.report_data import Finished, Row, arm_name
 from aoi.bench.results import HIGHER_IS_BETTER, TITLES
 from aoi.bench.segment_plan import LEAKING
@@ -160,11 +161,17 @@ def csv_report(finished: Finished) -> str:
     """Every row, the statistics among its columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(JSON_FIELDS)
+    fields = [*JSON_FIELDS, *(name for name in CONDITION if any(name in row for row in finished.rows))]
+    writer.writerow(fields)
     for row in finished.rows:
-        values = (row.get(name) for name in JSON_FIELDS)
+        values = (plain(row).get(name) for name in fields)
         writer.writerow(["" if value is None else repr(value) if isinstance(value, float) else value for value in values])
     return text.getvalue()
+
+
+def plain(row: Row) -> Row:
+    """A row as `results.json` has it: the detector by its own name."""
+    return {**row, "detector": row.get("of", row["detector"])}
 
 
 def tex_report(finished: Finished) -> str:

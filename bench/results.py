@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.judging import Cell, Judgement, TypeRow, cell_of
-from aoi.bench.plan import COUPLINGS, NONE, Arm
+from aoi.bench.arms import CONDITION, NONE, USUAL, Arm, Cell, Condition, cell_of
+from aoi.bench.judging import Judgement, TypeRow
+from aoi.bench.plan import COUPLINGS
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.statistics import EXCHANGES, LEVEL, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
 from aoi.data.files import write_json, write_text
@@ -92,6 +93,15 @@ class ArmRow:
     """Of the paired deltas: how steady the change is, whatever the level of a seed."""
     n_seeds: int
     per_seed: tuple[SeedValue, ...]
+    shots: int = USUAL.shots
+    """Good training images the arm had; 0 for all."""
+    degradation: str = USUAL.degradation
+    """What was done to the test images."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, JSON-ready; the condition only where it is not the usual one."""
+        under = Condition(self.shots, self.degradation).named()
+        return {name: value for name, value in asdict(self).items() if name not in CONDITION or name in under}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,7 @@ class BenchResult:
     def as_dict(self) -> dict[str, Any]:
         """The content of `results.json`."""
         return {
-            "arms": [asdict(row) for row in self.arms],
+            "arms": [row.as_dict() for row in self.arms],
             "out": str(self.out),
             "backbone": self.backbone,
             "plan": dict(self.plan),
@@ -150,26 +160,29 @@ def aggregate(
     cells: dict[Cell, list[Arm]] = {}
     for arm in records:
         cells.setdefault(cell_of(arm, count), []).append(arm)
-    baselines = {(arm.dataset, arm.detector, arm.seed): records[arm] for arm in records if arm.is_baseline}
+    baselines = {(arm.dataset, arm.detector, arm.seed, arm.condition): records[arm] for arm in records if arm.is_baseline}
     rows = []
     for cell, arms in cells.items():
         arms = sorted(arms, key=lambda arm: arm.seed)
         for metric in HIGHER_IS_BETTER:
-            pairs = [(arm.seed, baselines[arm.dataset, arm.detector, arm.seed].get(metric), records[arm].get(metric)) for arm in arms]
+            alone = [baselines[arm.dataset, arm.detector, arm.seed, arm.condition] for arm in arms]
+            pairs = [(arm.seed, was.get(metric), records[arm].get(metric)) for arm, was in zip(arms, alone, strict=True)]
             rows.append(_row(cell, metric, pairs, (judged or {}).get((cell, metric))))
     return tuple(rows)
 
 
 def _row(cell: Cell, metric: str, pairs: list[tuple[int, Any, Any]], judged: Judgement | None) -> ArmRow:
     per_seed = tuple(SeedValue(seed, was, now, None if was is None or now is None else now - was) for seed, was, now in pairs)
-    if judged is None and cell[2] == NONE and all(one.delta == 0 for one in per_seed):
+    if judged is None and cell.generator == NONE and all(one.delta == 0 for one in per_seed):
         judged = Judgement(UNCHANGED, 1.0)  # the baseline beside itself
     said = (
-        None if judged is None or cell[3] == LEAKING else verdict(judged.finding, judged.p_holm, higher_is_better=HIGHER_IS_BETTER[metric])
+        None
+        if judged is None or cell.coupling == LEAKING
+        else verdict(judged.finding, judged.p_holm, higher_is_better=HIGHER_IS_BETTER[metric])
     )
     return ArmRow(
-        *cell,
-        metric,
+        **cell.named(),
+        metric=metric,
         baseline=_mean([one.baseline for one in per_seed]),
         value=_mean([one.value for one in per_seed]),
         delta=_mean([one.delta for one in per_seed]),
@@ -199,9 +212,10 @@ def _std(values: Sequence[float | None]) -> float | None:
 
 def write_results(result: BenchResult) -> None:
     """Write `results.csv`, `seeds.csv`, `results.md` and `results.json`; the last one says that all are there."""
-    fields = [name for name in ArmRow.__dataclass_fields__ if name != "per_seed"]
+    under = CONDITION if any(Condition(row.shots, row.degradation) != USUAL for row in result.arms) else ()
+    fields = [name for name in ArmRow.__dataclass_fields__ if name != "per_seed" and (name not in CONDITION or name in under)]
     write_text(result.out / "results.csv", _csv(fields, ([getattr(row, name) for name in fields] for row in result.arms)))
-    cell = ["dataset", "detector", "generator", "coupling", "amount", "metric"]
+    cell = ["dataset", "detector", "generator", "coupling", "amount", *under, "metric"]
     seeds = (
         [*(getattr(row, name) for name in cell), one.seed, one.baseline, one.value, one.delta]
         for row in result.arms
@@ -223,7 +237,8 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _document(result: BenchResult) -> str:
     plan = result.plan
     seeds = ", ".join(str(seed) for seed in plan["seeds"])
-    amount = f"{plan['count']} synthetic defects for each generator and seed"
+    most = plan["count"] if not plan.get("amounts") else " / ".join(str(amount) for amount in plan["amounts"] if amount)
+    amount = f"{most} synthetic defects for each generator and seed"
     lines = ["# What invented defects do to the detectors", ""]
     for name, counts in result.counts.items():
         learned, tested = f"{counts['train']} good images to learn from", f"{counts['test']} real test images"
@@ -248,13 +263,17 @@ def markdown(rows: Sequence[ArmRow]) -> str:
         header = ["detector", "generator", "coupling", *TITLES.values()]
         parts += [f"## {dataset}", "", f"| {' | '.join(header)} |", "|---|---|---|" + "---:|" * len(TITLES)]
         several = len({row.amount for row in here if row.amount}) > 1
-        for cell in dict.fromkeys((row.detector, row.generator, row.coupling, row.amount) for row in here):
-            found = {row.metric: row for row in here if (row.detector, row.generator, row.coupling, row.amount) == cell}
-            alone = cell[1] == "none"
-            named = [cell[0], f"{cell[1]} × {cell[3]}" if several and cell[3] else cell[1], cell[2]]
+        for detector, generator, coupling, amount, condition in dict.fromkeys(_arm(row) for row in here):
+            found = {row.metric: row for row in here if _arm(row) == (detector, generator, coupling, amount, condition)}
+            alone, under = generator == NONE, f" ({condition.text})" if condition.text else ""
+            named = [detector + under, f"{generator} × {amount}" if several and amount else generator, coupling]
             parts.append(f"| {' | '.join([*named, *(_shown(found[metric], alone=alone) for metric in TITLES)])} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def _arm(row: ArmRow) -> tuple[str, str, str, int, Condition]:
+    return row.detector, row.generator, row.coupling, row.amount, Condition(row.shots, row.degradation)
 
 
 def _shown(row: ArmRow, *, alone: bool) -> str:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aoi
+from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug
+from aoi.bench.axes import Stock
 from aoi.bench.couplings import RULES
 from aoi.bench.evidence import Archive
 from aoi.bench.group import Fits, Group, baseline
 from aoi.bench.heldout import cross_validate
-from aoi.bench.judging import cell_of, judge
+from aoi.bench.judging import judge
 from aoi.bench.ledger import Ledger, identity_of
-from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, drop, real_images, synth_images
+from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, drop, real_images, synth_images
 from aoi.bench.measure import arm_metrics
-from aoi.bench.plan import Arm, Plan, settings
+from aoi.bench.plan import Plan, settings
 from aoi.bench.plan_options import Candidate
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
 from aoi.data.content import dataset_fingerprint
@@ -48,10 +50,16 @@ class _Run:
     ledger: Ledger
     archive: Archive
     progress: Progress
-    total: int
+    arms: dict[str, tuple[Arm, ...]]
+    """By data set."""
     records: dict[Arm, dict[str, Any]] = field(default_factory=dict)
     resumed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many arms there are."""
+        return sum(len(arms) for arms in self.arms.values())
 
     @contextlib.contextmanager
     def timed(self, what: str) -> Any:
@@ -80,7 +88,7 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     began = time.perf_counter()
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
-    run = _prepare(plan, writable_folder(Path(out)), len(datasets), progress)
+    run = _prepare(plan, writable_folder(Path(out)), datasets, progress)
     for name, dataset in datasets.items():
         _run_dataset(run, name, dataset)
     drop(run.out / ".cache")
@@ -89,7 +97,7 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     return result
 
 
-def _prepare(plan: Plan, out: Path, datasets: int, progress: Progress) -> _Run:
+def _prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Progress) -> _Run:
     """Load the backbone and refuse impossible detectors and options before any work is done."""
     backbone = load_backbone(plan.backbone, plan.weights, device=plan.device)
     layers = {name: backbone.layers_for(detector_family(name).strides) for name in plan.detectors}
@@ -102,19 +110,22 @@ def _prepare(plan: Plan, out: Path, datasets: int, progress: Progress) -> _Run:
     write_json(out / "plan.json", plan.model_dump(mode="json"))
     meta = provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(backbone)}
     write_json(out / "meta.json", meta)
-    cells = sum(1 for _ in plan.arms("", "", 0))
-    total = datasets * len(plan.detectors) * len(plan.seeds) * cells
-    return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, total)
+    arms = {name: arms_of(plan, name, dataset) for name, dataset in datasets.items()}
+    return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, arms)
+
+
+def arms_of(plan: Plan, name: str, dataset: Dataset) -> tuple[Arm, ...]:
+    """Every arm of one data set, in the order of the tables."""
+    stock = Stock(len(dataset.train_good))
+    return tuple(arm for detector in plan.detectors for seed in plan.seeds for arm in plan.arms(name, detector, seed, stock))
 
 
 def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
     """Every arm of one data set; nothing is read from it if all of them are on record."""
     fingerprint = dataset_fingerprint(dataset)
     identities = {}
-    for detector in run.plan.detectors:
-        for seed in run.plan.seeds:
-            for arm in run.plan.arms(name, detector, seed):
-                identities[arm] = _identity(run, arm, fingerprint)
+    for arm in run.arms[name]:
+        identities[arm] = _identity(run, arm, fingerprint)
     missing = []
     for arm, identity in identities.items():
         record = run.ledger.read(arm, identity)
@@ -129,58 +140,88 @@ def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
     cache = run.out / ".cache" / name
     with run.timed("features"):
         real = real_images(name, dataset, run.backbone, run.plan, cache, progress=run.progress)
+        tests = {
+            name: degraded_images(real, name, run.backbone, run.out / "degraded" / real.name, cache, progress=run.progress)
+            for name in dict.fromkeys(arm.condition.degradation for arm in missing)
+        }
     run.archive.write_test_set(real)
-    for seed in run.plan.seeds:
-        wanted = [arm for arm in missing if arm.seed == seed]
-        if wanted:
-            _run_seed(run, real, seed, wanted, identities, cache)
+    for seed, shots in dict.fromkeys((arm.seed, arm.condition.shots) for arm in missing):
+        wanted = [arm for arm in missing if (arm.seed, arm.condition.shots) == (seed, shots)]
+        _run_seed(run, tests, seed, shots, wanted, identities, cache)
     drop(cache)
 
 
 def _identity(run: _Run, arm: Arm, fingerprint: str) -> str:
     """Everything that decides the numbers of an arm."""
-    cell = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
+    cell: list[Any] = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
+    if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
+        cell += [arm.amount, arm.condition.named()]
     own = [run.plan.segment.identity] if arm.coupling in run.plan.segment.couplings else []
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 
-def _run_seed(run: _Run, real: RealImages, seed: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path) -> None:
-    """The arms of one seed: its defects are made once and serve every detector and coupling."""
+def _run_seed(
+    run: _Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path
+) -> None:
+    """The arms of one seed and so many good images: defects are made once and serve every detector, coupling and degradation.
+
+    Args:
+        tests: the real images by degradation.
+    """
+    tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
+    real = next(iter(tests.values()))
     synth = {}
-    seed_cache = cache / f"seed{seed}"
+    seed_cache = cache / synth_name(seed, shots)
     makers = [arm.generator for arm in wanted if not arm.is_baseline]
     judges = run.plan.head.judges if run.plan.head.chooses and any(arm.coupling == "head" for arm in wanted) else ()
     for generator in dict.fromkeys([*makers, *judges]):
         with run.timed("synth"):
-            folder = run.out / "synth" / real.name / generator / f"seed{seed}"
+            folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
             synth[generator] = synth_images(real, generator, seed, run.backbone, run.plan, folder, seed_cache, progress=run.progress)
     for detector in run.plan.detectors:
         arms = [arm for arm in wanted if arm.detector == detector]
         if arms:
-            group = _group(run, real, synth, detector, seed, seed_cache)
+            needed = dict.fromkeys(arm.condition.degradation for arm in arms)
+            groups = _groups(run, {name: tests[name] for name in needed}, synth, detector, seed, seed_cache)
             for arm in arms:
-                _run_arm(run, group, arm, identities[arm])
+                _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
     drop(seed_cache)
 
 
-def _group(run: _Run, real: RealImages, synth: dict[str, SynthImages], detector: str, seed: int, cache: Path) -> Group:
+def _synth_folder(run: _Run, arm: Arm) -> Path:
+    return run.out / "synth" / arm.dataset / generator_slug(arm.generator) / synth_name(arm.seed, arm.condition.shots)
+
+
+def synth_name(seed: int, shots: int) -> str:
+    """The folder of the defects of one seed, drawn on so many good images; 0 for all."""
+    return f"seed{seed}" + (f"-{shots}shots" if shots else "")
+
+
+def _groups(
+    run: _Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, cache: Path
+) -> dict[str, Group]:
+    """By degradation what arms share: the detector is fitted once."""
     layers = run.layers[detector]
 
     def fresh() -> Detector:
         return make_detector(detector, run.plan.options.get(detector), layers=layers, seed=seed, device=run.backbone.device)
 
-    train, test = real.train.only(layers), real.test.only(layers)
+    train = next(iter(tests.values())).train.only(layers)
     with run.timed("fit"):
         fitted = fresh()
         fitted.fit(train, progress=run.progress)
     with run.timed("score"):
-        scores = fitted.score(test, progress=run.progress)
+        scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
     with run.timed("held-out scores"):
         drawn = {name: (images.features.only(layers), images.sources) for name, images in synth.items()}
         held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, whole=fitted)
     make = partial(_variant, run, detector, seed)
-    return Group(real, synth, scores, held_out, run.head_layers, detector, make, fits, seed, run.plan, cache)
+
+    def group(name: str, real: RealImages) -> Group:
+        return Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, cache)
+
+    return {name: group(name, real) for name, real in tests.items()}
 
 
 def _variant(run: _Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
@@ -197,10 +238,8 @@ def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
         metrics = arm_metrics(outcome, group.real)
     with run.timed("evidence"):
         evidence = run.archive.keep(outcome, group.real, pictures=arm.seed == run.plan.seeds[0])
-    dataset, detector, generator, coupling, amount = cell_of(arm, run.plan.count)
-    named = {"dataset": dataset, "detector": detector, "generator": generator, "coupling": coupling, "amount": amount, "seed": arm.seed}
     record = {
-        "arm": named,
+        "arm": cell_of(arm, run.plan.most).named() | {"seed": arm.seed},
         "metrics": metrics,
         "image_threshold": outcome.image_threshold,
         "pixel_threshold": outcome.pixel_threshold,
@@ -215,24 +254,18 @@ def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
 
 
 def _result(run: _Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchResult:
-    ordered = [
-        arm
-        for name in datasets
-        for detector in run.plan.detectors
-        for seed in run.plan.seeds
-        for arm in run.plan.arms(name, detector, seed)
-    ]
+    ordered = [arm for name in datasets for arm in run.arms[name]]
     previews = {
         f"{arm.dataset}/{arm.generator}": str(path)
         for arm in ordered
-        if not arm.is_baseline and (path := run.out / "synth" / arm.dataset / arm.generator / f"seed{arm.seed}" / "preview.png").is_file()
+        if not arm.is_baseline and (path := _synth_folder(run, arm) / "preview.png").is_file()
     }
     counts = {arm.dataset: run.records[arm]["counts"] for arm in ordered}  # of what was tested, which may be less than the data set holds
     records = {arm: run.records[arm] for arm in ordered}
     with run.timed("statistics"):
-        judged = judge(records, run.archive, tuple(HIGHER_IS_BETTER), count=run.plan.count, progress=run.progress)
+        judged = judge(records, run.archive, tuple(HIGHER_IS_BETTER), count=run.plan.most, progress=run.progress)
     return BenchResult(
-        arms=aggregate({arm: record["metrics"] for arm, record in records.items()}, judged.cells, count=run.plan.count),
+        arms=aggregate({arm: record["metrics"] for arm, record in records.items()}, judged.cells, count=run.plan.most),
         out=run.out,
         backbone=run.backbone.name,
         plan=run.plan.model_dump(mode="json"),

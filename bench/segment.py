@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.group import Group, Outcome, with_percentiles
-from aoi.bench.heldout import folds_of
 from aoi.bench.leaks import check_choice
 from aoi.bench.ledger import identity_of
 from aoi.bench.segment_plan import Protocol
@@ -54,16 +53,12 @@ def _outcome(group: Group, generator: str, protocol: Protocol, progress: Progres
         if kept:
             _write(kept, *found)
     test, good, details = found
-    return replace(with_percentiles(group, test.maps, test.image_scores, good, np.flatnonzero(_folds(group) == 0)), details=details)
-
-
-def _folds(group: Group) -> np.ndarray:
-    return folds_of(len(group.real.train), folds=group.plan.folds, seed=group.seed)
+    return replace(with_percentiles(group, test.maps, test.image_scores, good, np.flatnonzero(group.held_out.fold == 0)), details=details)
 
 
 def _computed(group: Group, generator: str, protocol: Protocol, progress: Progress) -> tuple[Scores, Scores, dict[str, Any]]:
     """Scores of the test images and of the good images of fold 0, and what was chosen."""
-    real, images, options, fold = group.real, group.synth[generator], group.plan.segment, _folds(group)
+    real, images, options, fold = group.real, group.synth[generator], group.plan.segment, group.held_out.fold
     device = resolve_device(group.plan.device)
     drawn = np.flatnonzero(fold[images.sources] != 0)
     paths = images.features.paths
@@ -87,7 +82,7 @@ def _annotated(group: Group) -> tuple[Path, ...]:
 
 def _on_held_out(group: Group, generator: str) -> Judged:
     """Invented defects on the good images of fold 0, and those images, at most as many of each as the plan says."""
-    images, fold, most = group.synth[generator], _folds(group), group.plan.segment.judged
+    images, fold, most = group.synth[generator], group.held_out.fold, group.plan.segment.judged
     rng = np.random.default_rng([group.seed, 4])
     kept = rng.permutation(np.flatnonzero(fold[images.sources] == 0))[:most]
     good = rng.permutation(np.flatnonzero(fold == 0))[:most]

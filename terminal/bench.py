@@ -26,6 +26,9 @@ def run_ablation(
     couplings: Annotated[str | None, typer.Option(help="calibrate,head")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
     count: Annotated[int | None, typer.Option(help="Synthetic defects for each generator and seed.")] = None,
+    amounts: Annotated[str | None, typer.Option(help="Several amounts of defects instead of one: 0,10,50,200.")] = None,
+    shots: Annotated[str | None, typer.Option(help="How many good training images: all,16,64.")] = None,
+    degradation: Annotated[str | None, typer.Option(help="Of the test images: none,noise:10,jpeg:30,blur:1.5.")] = None,
     backbone: Backbone = None,
     weights: Weights = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
@@ -39,7 +42,7 @@ def run_ablation(
     config, folders = split_words(words or [], datasets)
     plan = load_plan(
         config, datasets=folders, detectors=detectors, generators=generators, couplings=couplings, seeds=seeds, count=count,
-        backbone=backbone, weights=weights, image_size=image_size, device=device,
+        amounts=amounts, shots=shots, degradation=degradation, backbone=backbone, weights=weights, image_size=image_size, device=device,
     )  # fmt: skip
     with progress_bars() as progress:
         result = run_bench(plan, out, progress=progress)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aoi.bench.arms import Arm
 from aoi.bench.couplings import strictly_below, youden_threshold
 from aoi.bench.leaks import check_learnt, check_sources, contents
 from aoi.bench.measure import pixel_f1
-from aoi.bench.plan import Arm
 from aoi.bench.results import aggregate
 from aoi.data.images import write_image
 from aoi.errors import DataError

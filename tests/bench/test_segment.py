@@ -134,8 +134,8 @@ def group(tmp_path, plan, tiny_bench, monkeypatch):
     from aoi.bench import run
 
     caught = []
-    original = run._group
-    monkeypatch.setattr(run, "_group", lambda *args: caught.append(original(*args)) or caught[-1])
+    original = run._run_arm
+    monkeypatch.setattr(run, "_run_arm", lambda *args: caught.append(args[1]) or original(*args))
     monkeypatch.setattr(run, "drop", lambda folder: None)
     changes = {
         "detectors": ("padim",),
@@ -145,7 +145,7 @@ def group(tmp_path, plan, tiny_bench, monkeypatch):
         "segment": SegmentPlan(**TINY),
     }
     run_bench(plan.model_copy(update=changes), tmp_path)
-    return caught[0]
+    return caught[-1]
 
 
 class Untouchable:
