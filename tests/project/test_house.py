@@ -17,14 +17,15 @@ ROOMS = {
     "errors": set(),
     "configs": {"errors"},
     "data": {"errors"},
+    "engine": {"errors", "data"},
     "captions": {"errors", "data"},
     "metrics": {"errors", "data"},
-    "synth": {"errors", "configs", "data", "captions", "metrics"},
+    "synth": {"errors", "configs", "data", "engine", "captions", "metrics"},
     "detect": {"errors", "configs", "data", "metrics"},
-    "bench": {"errors", "configs", "data", "captions", "metrics", "synth", "detect"},
-    "terminal": {"errors", "configs", "data", "captions", "metrics", "synth", "detect", "bench"},
+    "bench": {"errors", "configs", "data", "engine", "captions", "metrics", "synth", "detect"},
+    "terminal": {"errors", "configs", "data", "engine", "captions", "metrics", "synth", "detect", "bench"},
 }
-HEAVY = {"torch", "torchvision", "timm", "anomalib", "numpy", "cv2", "pandas", "scipy", "sklearn", "rich", "PIL", "yaml"}
+HEAVY = {"torch", "torchvision", "timm", "anomalib", "numpy", "cv2", "pandas", "scipy", "sklearn", "rich", "PIL", "yaml", "ray"}
 
 HELP_THEN_MODULES = """
 from aoi.cli import main

@@ -1,0 +1,121 @@
+"""Tasks in this process, or in a few processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from aoi.engine.schedule import Schedule
+from aoi.engine.work import Argument, Needs, Result, State, Task, Work
+from aoi.errors import BackendUnavailable
+
+_AHEAD = 8
+"""Tasks that lie ready for each process, so that none waits for the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """This machine.
+
+    Args:
+        workers: processes; one means this process itself.
+    """
+
+    workers: int = 1
+
+    @property
+    def is_remote(self) -> bool:
+        """False: tasks see what this process sees."""
+        return False
+
+    def run(
+        self,
+        work: Work[State, Argument, Result],
+        tasks: Iterable[Task[Argument]],
+        *,
+        needs: Needs = Needs(),
+        tick: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[str, Result]]:
+        """See `aoi.engine.work.Engine.run`; what a task takes is not reserved here."""
+        if self.workers <= 1:
+            yield from _here(work, tasks, tick)
+            return
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=(work,))
+        pool: _Processes[Any, Any] = _Processes(executor)
+        schedule: Schedule[Any, Future[Any], Any] = Schedule(pool, window=_AHEAD * self.workers, retries=0, say=lambda text: None)
+        try:
+            yield from schedule.results(tasks, tick)
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _here(work: Work[State, Argument, Result], tasks: Iterable[Task[Argument]], tick: Callable[[], None]) -> Iterator[tuple[str, Result]]:
+    state: State | None = None
+    for task in tasks:
+        if state is None:
+            state = work.start()
+        yield task.name, work.perform(state, task.argument)
+        tick()
+
+
+@dataclass(frozen=True, slots=True)
+class _Processes(Generic[Argument, Result]):
+    executor: ProcessPoolExecutor
+
+    def submit(self, argument: Argument) -> Future[Result]:
+        try:
+            return self.executor.submit(_perform, argument)
+        except BrokenProcessPool as error:
+            raise _died() from error
+
+    def wait(self, handles: Sequence[Future[Result]], seconds: float) -> Iterable[Future[Result]]:
+        return wait(handles, seconds, FIRST_COMPLETED).done
+
+    def result(self, handle: Future[Result]) -> Result:
+        try:
+            return handle.result()
+        except BrokenProcessPool as error:
+            raise _died() from error
+
+
+def _died() -> BackendUnavailable:
+    return BackendUnavailable(
+        "a working process died, perhaps for lack of memory", hint="run the same command again to resume, with --workers 1"
+    )
+
+
+_DESK: tuple[Work[Any, Any, Any], Any] | None = None
+"""This worker process's work and state: set once at its start, so that they do not travel with every task."""
+
+
+def _begin(work: Work[Any, Any, Any]) -> None:
+    global _DESK
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _DESK = work, work.start()
+
+
+def _leave_with_parent() -> None:
+    """End this process when its parent is killed: an executor's workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _perform(argument: Any) -> Any:
+    if _DESK is None:
+        raise BackendUnavailable("this process was not set up", hint="use LocalEngine.run")
+    work, state = _DESK
+    return work.perform(state, argument)
