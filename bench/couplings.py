@@ -15,6 +15,7 @@ from aoi.bench.negative import negative
 from aoi.bench.segment import segment, segment_legacy
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
+from aoi.bench.weighting import weight
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Scores
@@ -170,6 +171,7 @@ RULES: dict[str, CouplingRule] = {
     "head": head,
     "select": select,
     "negative": negative,
+    "weight": weight,
     "segment": segment,
     LEAKING: segment_legacy,
 }

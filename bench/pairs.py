@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from aoi.bench.material import SynthImages
-from aoi.detect.cells import covered, defective_cells, pooled_cells
+from aoi.detect.cells import covered, defective_cells
 from aoi.detect.features import FeatureSet
 
 
@@ -28,7 +29,13 @@ class Pairs:
 
 
 def paired_cells(
-    train: FeatureSet, images: SynthImages, chosen: np.ndarray, *, layers: tuple[str, ...], patch_size: int, coverage: float
+    train: FeatureSet,
+    images: SynthImages,
+    chosen: np.ndarray,
+    cells_of: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    *,
+    layers: tuple[str, ...],
+    coverage: float,
 ) -> Pairs:
     """The cells that stand for the defects at `chosen`, and what was there before.
 
@@ -36,15 +43,15 @@ def paired_cells(
         train: features of the good training images.
         images: the defects, drawn on these.
         chosen: positions in `images`, int64.
-        layers: feature maps that make up a cell, finest first.
-        patch_size: side of the neighbourhood averaged into a cell, cells; odd, 1 for the cell alone.
+        cells_of: makes n×h×w×D float32 of a batch of feature maps.
+        layers: the feature maps it reads.
         coverage: share of a cell under the mask from which it counts as defective.
     """
     after, before, image = [], [], []
     drawn, good = images.features.take(chosen).only(layers), train.take(images.sources[chosen]).only(layers)
     done = 0
     for batch, same in zip(drawn.batches(16), good.batches(16), strict=True):
-        cells, sources = pooled_cells(batch, layers, patch_size), pooled_cells(same, layers, patch_size)
+        cells, sources = cells_of(batch).cpu(), cells_of(same).cpu()
         share = covered(images.masks[chosen[done : done + len(cells)]], (cells.shape[1], cells.shape[2]))
         bad = defective_cells(share, coverage)
         after.append(cells[bad])

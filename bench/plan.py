@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
-from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, SelectPlan, each_once, known_generators
+from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, SelectPlan, WeightPlan, each_once, known_generators
 from aoi.bench.segment_plan import LEAKING, SegmentPlan
 from aoi.configs.strict import load_yaml, validated
 from aoi.errors import ConfigError
@@ -19,12 +19,13 @@ from aoi.errors import ConfigError
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
-Coupling = Literal["calibrate", "head", "select", "negative", "segment"]
+Coupling = Literal["calibrate", "head", "select", "negative", "weight", "segment"]
 COUPLINGS: dict[str, str] = {
     "calibrate": "may move thresholds, F1, escapes and overkill; cannot move AUROC, AUPRO or AP (the control)",
     "select": "moves the map, hence the pixel metrics; moves the image score only where the plan says so",
     "head": "moves the map, hence the pixel metrics; moves the image score only under another rule than one-class",
     "negative": "raises the map where cells are nearer to invented defects than good ones are; image score as for head",
+    "weight": "moves the map by other weights of PatchCore's channels or other channels of PaDiM; image score only where the plan says so",
     "segment": "replaces map and image score by those of a U-Net trained on the defects, its epoch chosen on held-out invented ones; "
     "the detector has no part in it",
     LEAKING: "LEAKS, NO EVIDENCE: the same U-Net with its epoch chosen on the test images, as the field does it; no verdict is given",
@@ -52,6 +53,7 @@ class Plan(Axes):
     head: HeadPlan = HeadPlan()
     select: SelectPlan = SelectPlan()
     negative: NegativePlan = NegativePlan()
+    weight: WeightPlan = WeightPlan()
     segment: SegmentPlan = SegmentPlan()
     diffusion: DiffusionPlan = DiffusionPlan()
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")

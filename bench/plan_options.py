@@ -111,6 +111,20 @@ class NegativePlan(StrictModel):
     cells_per_image: int = Field(default=96, ge=1, description="good cells drawn from every image; all defective ones are taken")
 
 
+class WeightPlan(StrictModel):
+    """How much invented defects have to say in a detector's channels; see `aoi.bench.weighting`."""
+
+    share: float = Field(
+        default=0.5, ge=0, le=1, description="of a PatchCore channel's weight, or of PaDiM's channels, that invented defects decide about"
+    )
+    faintness: float = Field(default=0.1, gt=0, le=1, description="squared contrast of real defects in units of that of invented ones")
+    prior: float = Field(default=0.1, gt=0, description="weight of the assumption that channels see nothing, in units of good variance")
+    margin: float = Field(default=1.1, ge=1, description="how many times as much a channel must tell PaDiM as the one it replaces")
+    coverage: float = Field(default=0.3, gt=0, le=1, description="share of a cell under the mask from which it counts as defective")
+    refit: bool = Field(default=False, description="choose PatchCore's bank anew by the weighted distance instead of keeping its members")
+    image_score: Literal["one-class", "refitted"] = Field(default="one-class", description="of the detector alone, or of the refitted one")
+
+
 class DiffusionPlan(StrictModel):
     """What the generator `diffusion` paints, and with what."""
 

@@ -28,8 +28,11 @@ class Detector(Protocol):
     """A one-class detector on frozen features."""
 
     name: str
-    options: BaseModel
     seed: int
+
+    @property
+    def options(self) -> BaseModel:
+        """What it was made with."""
 
     def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
         """Learn what is normal from the features of good images."""

@@ -53,21 +53,33 @@ class PaDiM:
         """Mean and covariance at every position, summed image batch by image batch; memory does not grow with the images."""
         if len(features) < 2:
             raise ModelError("PaDiM needs at least two good images", hint="put more images into train/good")
-        total = sum(features.layers[name].shape[1] for name in self.layers)
-        dims = min(self.options.dims or (550 if total >= 1000 else 100), total)
-        self.channels = torch.from_numpy(np.sort(np.random.default_rng(self.seed).permutation(total)[:dims]))
-        self.grid = tuple(features.layers[self.layers[0]].shape[-2:])
-        sums = GaussianFit(self.grid[0] * self.grid[1], dims, len(features), self.device)
-        for maps in features.batches(self._batch()):
-            sums.add(self._vectors(maps))
+        self.prepare(features)
+        sums = self.sums(len(features))
+        for maps in features.batches(self.batch_size):
+            sums.add(self.vectors(maps))
             progress("gaussians", sums.filled, len(features))
         self.gaussians = sums.finish(self.options.epsilon)
 
-    def _batch(self) -> int:
+    def prepare(self, features: FeatureSet) -> None:
+        """Choose the channels and the grid for images like those of `features`."""
+        self.channels = torch.from_numpy(self.choose(sum(features.layers[name].shape[1] for name in self.layers)))
+        self.grid = tuple(features.layers[self.layers[0]].shape[-2:])
+
+    def sums(self, count: int) -> GaussianFit:
+        """What is to take in the vectors of `count` images."""
+        return GaussianFit(self.grid[0] * self.grid[1], len(self.channels), count, self.device)
+
+    def choose(self, total: int) -> np.ndarray:
+        """Which of `total` channels are kept, d int64 ascending: at random (§III-B)."""
+        dims = min(self.options.dims or (550 if total >= 1000 else 100), total)
+        return np.sort(np.random.default_rng(self.seed).permutation(total)[:dims])
+
+    @property
+    def batch_size(self) -> int:
         """Images at a time: few where a vector is long."""
         return max(1, min(32, _BATCH // (self.grid[0] * self.grid[1] * len(self.channels))))
 
-    def _vectors(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def vectors(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The chosen channels at every position, P×n×d float32; coarser maps are repeated (nearest), as in the reference code."""
         parts, start = [], 0
         for name in self.layers:
@@ -84,8 +96,8 @@ class PaDiM:
             raise ModelError("this PaDiM has not been fitted", hint="call fit, or load a run folder")
         maps = np.empty((len(features), *features.image_size), np.float32)
         done = 0
-        for batch in features.batches(self._batch()):
-            distance = self.gaussians.squared(self._vectors(batch)).sqrt()  # P×n
+        for batch in features.batches(self.batch_size):
+            distance = self.gaussians.squared(self.vectors(batch)).sqrt()  # P×n
             grids = distance.T.reshape(-1, *self.grid)
             smooth = anomaly_maps(grids, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
             maps[done : done + len(smooth)] = smooth.cpu().numpy()
