@@ -124,7 +124,7 @@ def negative(group: Group, generator: str, progress: Progress = silent) -> Outco
     """The one-class map plus bounded evidence of the likelihood ratio; fold 0 is held out to standardise and to weigh it."""
     options, fold, held_out = group.plan.negative, group.held_out.fold, group.held_out.good
     learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
-    rng = np.random.default_rng([group.seed, 3])
+    rng = np.random.default_rng([group.seed, 5])
     good, defective = _cells(group, generator, learned, rng)
     unseen, _ = _cells(group, generator, kept, rng)
     ratio = fit_ratio(good, defective, unseen, options=options, layers=group.head_layers, rng=rng)

@@ -69,12 +69,16 @@ def _trial(group: Group, generator: str, partial: Detector) -> tuple[float, floa
     return float(before), float(aupro(np.concatenate([found.maps, good.maps]), masks)), good
 
 
-def contrast_images(fold: np.ndarray) -> np.ndarray:
+def contrast_images(fold: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Positions of good images that neither choose (fold 0) nor fit, so that a coupling can see what a detector makes of unseen ones.
 
-    Fold 1, or with two folds every other image outside fold 0.
+    The fold on which most defects were drawn, or with two folds every other image outside fold 0.
 
     Args:
         fold: N int64, the fold of each good image.
+        sources: S int64, the good image of each defect.
     """
-    return np.flatnonzero(fold == 1) if fold.max() > 1 else np.flatnonzero(fold != 0)[1::2]
+    if fold.max() < 2:
+        return np.flatnonzero(fold != 0)[1::2]
+    drawn = np.bincount(fold[sources], minlength=int(fold.max()) + 1)
+    return np.flatnonzero(fold == 1 + int(np.argmax(drawn[1:])))

@@ -87,7 +87,7 @@ class ChosenPaDiM(PaDiM):
 
 
 def weight(group: Group, generator: str, progress: Progress = silent) -> Outcome:
-    """The detector refitted with weighted or exchanged channels; fold 1 says which, fold 0 is held out to adopt them or not.
+    """The detector refitted with weighted or exchanged channels; another fold says which, fold 0 is held out to adopt them or not.
 
     Raises:
         ConfigError: the detector is neither PatchCore nor PaDiM.
@@ -103,7 +103,7 @@ def weight(group: Group, generator: str, progress: Progress = silent) -> Outcome
 def _patchcore(group: Group, generator: str, fitted: PatchCore, progress: Progress) -> Outcome:
     options, size = group.plan.weight, group.fits.train.image_size
     cells = math.prod(group.fits.train.layers[fitted.layers[0]].shape[-2:])
-    bank = bank_without(fitted, cells, group.fits.learned, contrast_images(group.held_out.fold))
+    bank = bank_without(fitted, cells, group.fits.learned, _contrast(group, generator))
     pairs = _pairs(group, generator, lambda maps: fitted.embedding(maps).permute(0, 2, 3, 1))
     weights = np.ones(bank.shape[1])
     if len(bank) and len(pairs):
@@ -156,7 +156,7 @@ def mean_squares(bank: torch.Tensor, cells: torch.Tensor) -> np.ndarray:
 def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> Outcome:
     options, train = group.plan.weight, group.fits.train
     every = ChosenPaDiM(fitted, None)
-    apart = np.setdiff1d(group.fits.learned, contrast_images(group.held_out.fold))
+    apart = np.setdiff1d(group.fits.learned, _contrast(group, generator))
     mean, deviation = position_moments(every, train.take(apart))
 
     def standardised(maps: Any) -> torch.Tensor:
@@ -233,9 +233,13 @@ def exchanged(own: np.ndarray, good: np.ndarray, defective: np.ndarray, *, share
     return np.flatnonzero(taken)
 
 
+def _contrast(group: Group, generator: str) -> np.ndarray:
+    return contrast_images(group.held_out.fold, group.synth[generator].sources)
+
+
 def _pairs(group: Group, generator: str, cells_of: Any) -> Pairs:
     images, layers = group.synth[generator], tuple(group.fits.train.layers)
-    drawn = np.flatnonzero(np.isin(images.sources, contrast_images(group.held_out.fold)))
+    drawn = np.flatnonzero(np.isin(images.sources, _contrast(group, generator)))
     return paired_cells(group.fits.train, images, drawn, cells_of, layers=layers, coverage=group.plan.weight.coverage)
 
 

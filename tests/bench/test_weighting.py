@@ -27,6 +27,14 @@ from aoi.bench.weighting import (
 )
 from aoi.errors import ConfigError
 
+
+def test_contrast_comes_from_the_fold_with_most_defects_but_never_fold_0():
+    fold = np.array([0, 1, 2, 0, 1, 2, 1, 2, 0])
+    assert list(contrast_images(fold, np.array([0, 3, 8, 8, 2]))) == [2, 5, 7]
+    assert list(contrast_images(fold, np.array([1, 2]))) == [1, 4, 6]
+    assert list(contrast_images(np.array([1, 0, 1, 1, 0, 1]), np.array([0]))) == [2, 5]
+
+
 squares = arrays(np.float64, 7, elements=st.floats(0, 1e6))
 
 
@@ -61,7 +69,11 @@ def test_a_stretched_bank_measures_weighted_distances(rng, ground, toy_group):
 
 def test_the_bank_without_some_images_holds_none_of_their_cells(ground, toy_group):
     group = toy_group(ground(), "patchcore", options={"patchcore": {"coreset_ratio": 0.3}})
-    fitted, learned, others = group.fits.without_fold_0(), group.fits.learned, contrast_images(group.held_out.fold)
+    fitted, learned, others = (
+        group.fits.without_fold_0(),
+        group.fits.learned,
+        contrast_images(group.held_out.fold, group.synth["perlin"].sources),
+    )
     bank = {row.tobytes() for row in bank_without(fitted, 256, learned, others).numpy()}
 
     def cells(images: np.ndarray) -> set[bytes]:

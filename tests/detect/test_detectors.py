@@ -162,4 +162,4 @@ def test_the_order_of_channels_in_memory_changes_no_number() -> None:
     padim = fresh("padim", dims=30)
     padim.layers, padim.grid, padim.channels = ("fine", "coarse"), (14, 18), torch.arange(0, 60, 2)
     stacked = torch.cat([maps["fine"], functional.interpolate(maps["coarse"], (14, 18), mode="nearest")], dim=1)[:, ::2][:, :30]
-    assert torch.equal(padim._vectors(maps), stacked.flatten(2).permute(2, 0, 1))
+    assert torch.equal(padim.vectors(maps), stacked.flatten(2).permute(2, 0, 1))
