@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from aoi.data.files import read_json, unwritable, write_json
+from aoi.errors import DataError
 
 META = "meta.json"
 
@@ -42,7 +43,9 @@ class StoredMaps:
         with self.path.open("rb") as file:
             for at, count in _runs(numbers):
                 file.seek(self.offset + 4 * each * int(numbers[at]))
-                found[at : at + count] = np.fromfile(file, np.float32, count * each).reshape(count, *self.shape[1:])
+                wanted_bytes = found[at : at + count].reshape(-1).view(np.uint8).data
+                if file.readinto(wanted_bytes) != len(wanted_bytes):
+                    raise DataError(f"{self.path} is cut short", hint="delete it; it is made again")
         return found
 
     def take(self, indices: np.ndarray) -> StoredMaps:

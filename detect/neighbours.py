@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aoi.detect.precision import coarse_products, has_coarse_products, product_error, rounding_errors
+from aoi.detect.precision import HALF_UNIT, exact_products, has_coarse_products, product_error, rounding_errors, thirds
 
 TILE, BLOCK = (512, 4096), (128, 256)
 """Rows and points of one product at most, and what both are rounded up to: few shapes, since libraries keep memory for every shape."""
@@ -12,10 +12,18 @@ GROUP = 64
 """Points of a product that are looked at together."""
 _PAIRS = 2048
 """Differences computed at once."""
+_NEVER = 1e30
+"""Half the squared distance of what is not there."""
+_MORE = 6
+"""Components of a code beside the point's own."""
 
 
 class Points:
     """Points of which the nearest is looked for; more may be added.
+
+    Half the squared distance, |q|²/2 + |c|²/2 - q·c, is what is computed. In bfloat16 all of it is one product of longer vectors: three
+    numbers more on each side carry the norms, split so that bfloat16 holds them without loss. The result is small where it matters, for
+    the neighbours, so that a result in bfloat16 is fine enough there, and half the memory to go through.
 
     Args:
         room: how many there can be.
@@ -34,13 +42,25 @@ class Points:
         self.largest = torch.zeros((), device=device)
         self.roughest = torch.zeros((), device=device)
         """The greatest norm, and the greatest error of rounding."""
-        self._products = torch.empty(TILE[0] * min(TILE[1], room), device=device)
+        kind = torch.bfloat16 if self.coarse else torch.float32
+        self._products = torch.empty(TILE[0] * min(TILE[1], room), device=device, dtype=kind)
+        self._codes, self._queries = self.values, torch.zeros((TILE[0], depth), device=device)
+        if self.coarse:
+            width = -(-(depth + _MORE) // 32) * 32
+            self._codes, self._queries = (torch.zeros((rows, width), device=device, dtype=kind) for rows in (room, TILE[0]))
+            self._codes[:, depth : depth + 3] = 1
+            self._codes[:, depth + 3] = _NEVER
+            self._queries[:, depth + 3 : depth + _MORE] = 1
 
     def add(self, rows: torch.Tensor) -> None:
         """Add n×D float32."""
         new = slice(self.count, self.count + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
         self.values[new], self.half[new] = rows, norms.square() / 2
+        if self.coarse:
+            depth = rows.shape[1]
+            self._codes[new, :depth] = rows.bfloat16()
+            self._codes[new, depth + 3 : depth + _MORE] = thirds(self.half[new])
         self.largest = torch.maximum(self.largest, norms.max())
         self.roughest = torch.maximum(self.roughest, rounding_errors(rows, coarse=self.coarse).max())
         self.count += len(rows)
@@ -48,8 +68,8 @@ class Points:
     def nearest(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest point to every row, from number `first` on.
 
-        A product x·c in fewer bits is off by no more than `product_error` says: whichever point comes within twice that of the best is
-        a candidate, and no other can be the nearest. Candidates are compared by their differences.
+        A product in fewer bits is off by no more than `product_error` says, and its result is rounded once more: whichever point comes
+        within twice that of the best is a candidate, and no other can be the nearest. Candidates are compared by their differences.
 
         Args:
             rows: n×D float32, at most `TILE[0]`.
@@ -58,23 +78,20 @@ class Points:
         Returns:
             n float64 squared Euclidean distances and n int64 numbers.
         """
-        norms, errors = torch.linalg.vector_norm(rows, dim=1), rounding_errors(rows, coarse=self.coarse)
-        window = 2 * product_error(norms, errors, self.largest, self.roughest, rows.shape[1])
-        best = torch.full((len(rows),), -torch.inf, device=rows.device)
+        window, share = self._ask(rows)
+        best = torch.full((len(rows),), torch.inf, device=rows.device)
         distance = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
         number = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        padded = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % BLOCK[0]))
         low = first - first % BLOCK[1]
         while low < self.count:
             high = min(low + TILE[1], -(-self.count // BLOCK[1]) * BLOCK[1])
-            affinity = self._affinity(padded, low, high)[: len(rows)]
-            groups = affinity.view(len(rows), GROUP, -1)
-            highest = groups.amax(1)
-            best = torch.maximum(best, highest.amax(1))
-            cut = best - window
-            row, group = (highest >= cut[:, None]).nonzero(as_tuple=True)
-            member, which = (groups[row, :, group] >= cut[row, None]).nonzero(as_tuple=True)
-            row, point = row[member], which * highest.shape[1] + group[member] + low
+            groups = self._halves(len(rows), low, high).view(len(rows), GROUP, -1)
+            lowest = self._least(groups)
+            best = torch.minimum(best, lowest.amin(1))
+            cut = best + window + share * best
+            row, group = (lowest <= cut[:, None]).nonzero(as_tuple=True)
+            member, which = (groups[row, :, group] <= cut[row, None]).nonzero(as_tuple=True)
+            row, point = row[member], which * lowest.shape[1] + group[member] + low
             exact = self._squared(rows, row, point)
             distance.scatter_reduce_(0, row, exact, "amin")
             hit = exact == distance[row]
@@ -82,11 +99,36 @@ class Points:
             low = high
         return distance, number
 
-    def _affinity(self, rows: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        """x·c - |c|²/2, which the nearest point c maximises."""
-        product = self._products[: len(rows) * (high - low)].view(len(rows), high - low)
-        with coarse_products(on=self.coarse, device=rows.device):
-            return torch.addmm(-self.half[None, low:high], rows, self.values[low:high].T, out=product)
+    def _ask(self, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Put the rows where products take them from; how far above the least a candidate may be, n float32 and a share of the least."""
+        count, depth = rows.shape
+        norms, errors = torch.linalg.vector_norm(rows, dim=1), rounding_errors(rows, coarse=self.coarse)
+        error = product_error(norms, errors, self.largest, self.roughest, depth)
+        self._queries[:count, :depth] = -rows
+        if not self.coarse:
+            return 2 * error, 0.0
+        self._queries[:count, depth : depth + 3] = thirds(norms.square() / 2)
+        error = error + self._queries.shape[1] * 2.0**-24 * (norms + self.largest).square()
+        return 2 * error + 8 * HALF_UNIT * error, 4 * HALF_UNIT
+
+    def _halves(self, count: int, low: int, high: int) -> torch.Tensor:
+        """|q - c|²/2 in bfloat16 if coarse, else less |q|²/2 in float32, which the nearest point minimises."""
+        rows = min(-(-count // BLOCK[0]) * BLOCK[0], TILE[0])
+        product = self._products[: rows * (high - low)].view(rows, high - low)
+        with exact_products(self._products.device):
+            if self.coarse:
+                torch.mm(self._queries[:rows], self._codes[low:high].T, out=product)
+            else:
+                torch.addmm(self.half[None, low:high], self._queries[:rows], self.values[low:high].T, out=product)
+        return product[:count]
+
+    def _least(self, groups: torch.Tensor) -> torch.Tensor:
+        """The least of every group, float32; never negative if coarse."""
+        if not self.coarse:
+            return groups.amin(1)
+        # Positive numbers are in the order of their bits, and integers are compared three times as fast. A squared distance is below zero
+        # by rounding alone, and then comes out as the least of its group, whichever it is: as good as zero.
+        return groups.view(torch.int16).amin(1).view(torch.bfloat16).float().clamp_min_(0)
 
     def _squared(self, rows: torch.Tensor, row: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
         """Squared distances of pairs from their differences, float64: exact where the expanded form would cancel."""

@@ -87,7 +87,7 @@ def arithmetic(side: str, device: str) -> dict[str, Any]:
     from aoi.detect.precision import has_coarse_products
 
     coarse = side == "aoi" and has_coarse_products(torch.device(device))
-    return {"products in": ("TF32" if device.startswith("cuda") else "bfloat16") if coarse else "float32"}
+    return {"products in": "bfloat16" if coarse else "float32"}
 
 
 def _radius(points: torch.Tensor, chosen: list[int]) -> dict[str, Any]:
@@ -129,49 +129,65 @@ def search(side: str, values: dict[str, Any], device: str) -> Stages:
 
 
 def padim(side: str, values: dict[str, Any], device: str) -> Stages:
+    shapes = [(channels, max(1, values["side"] // (4 << i))) for i, channels in enumerate(values["channels"])]
     if side == "anomalib":
-        yield from _padim_anomalib(values, device)
+        yield from _padim_anomalib(shapes, values, device)
         return
     from aoi.detect.detector import make_detector
-    from aoi.detect.feature_store import open_maps
     from aoi.detect.features import FeatureSet
 
+    def fitted(maps: dict[str, Any], count: int, dims: int) -> Any:
+        detector = make_detector("padim", {"dims": dims}, layers=tuple(maps), seed=0, device=device)
+        detector.fit(FeatureSet(maps, (values["side"], values["side"]), tuple(Path(str(i)) for i in range(count))))
+        return detector
+
     with tempfile.TemporaryDirectory(prefix="aoi-speed-") as place:
-
-        def stored(images: int, size: int) -> FeatureSet:
-            rng, layers = np.random.default_rng(0), {}
-            for i, channels in enumerate(values["channels"]):
-                grid = max(1, size // (4 << i))
-                path = Path(place) / f"{i}.npy"
-                array = np.lib.format.open_memmap(path, "w+", np.float32, (images, channels, grid, grid))
-                for image in array:
-                    image[:] = rng.standard_normal(image.shape, np.float32) + 1
-                array.flush()
-                del array
-                layers[f"layer{i + 1}"] = open_maps(path)
-            return FeatureSet(layers, (size, size), tuple(Path(str(i)) for i in range(images)))
-
-        def fitted(features: FeatureSet, dims: int) -> Any:
-            detector = make_detector("padim", {"dims": dims}, layers=tuple(features.layers), seed=0, device=device)
-            detector.fit(features)
-            return detector
-
-        fitted(stored(4, 32), 6)
+        fitted(feature_maps([(4, 8), (8, 4), (8, 2)], 4), 4, 6)
         yield None
-        features = stored(values["images"], values["side"])
+        count = values["images"]
+        maps = _stored(Path(place), shapes, count) if side == "aoi from disk" else feature_maps(shapes, count)
         yield None
-        detector = fitted(features, values["dims"])
+        detector = fitted(maps, count, values["dims"])
         yield {"check": lambda: {"positions": len(detector.gaussians.mean)}}
 
 
-def _padim_anomalib(values: dict[str, Any], device: str) -> Stages:
-    from anomalib.models.components.stats import MultiVariateGaussian
+def feature_maps(shapes: list[tuple[int, int]], count: int) -> dict[str, np.ndarray]:
+    """Layer name to count×C×h×h float32 of noise around one, for (C, h) of each layer."""
+    rng = np.random.default_rng(0)
+    return {f"layer{i}": rng.standard_normal((count, c, h, h), np.float32) + np.float32(1) for i, (c, h) in enumerate(shapes, 1)}
 
-    grid = values["side"] // 4
+
+def _stored(place: Path, shapes: list[tuple[int, int]], count: int) -> dict[str, Any]:
+    """The same in files, written image by image."""
+    from aoi.detect.feature_store import open_maps
+
+    rng, layers = np.random.default_rng(0), {}
+    for i, (channels, grid) in enumerate(shapes, 1):
+        array = np.lib.format.open_memmap(place / f"{i}.npy", "w+", np.float32, (count, channels, grid, grid))
+        for image in array:
+            image[:] = rng.standard_normal(image.shape, np.float32) + 1
+        array.flush()
+        del array
+        layers[f"layer{i}"] = open_maps(place / f"{i}.npy")
+    return layers
+
+
+def _padim_anomalib(shapes: list[tuple[int, int]], values: dict[str, Any], device: str) -> Stages:
+    """What its training does with the feature maps of a batch, and then its fit."""
+    from anomalib.models.components.stats import MultiVariateGaussian
+    from anomalib.models.image.padim.torch_model import PadimModel
+
+    model = PadimModel.__new__(PadimModel)
+    torch.nn.Module.__init__(model)
+    total = sum(channels for channels, _ in shapes)
+    model.idx = torch.randperm(total, generator=torch.Generator().manual_seed(0))[: values["dims"]]
+    model.layers = [f"layer{i}" for i in range(1, len(shapes) + 1)]
     MultiVariateGaussian().to(device).fit(torch.randn(4, 6, 8, 8, device=device))
     yield None
-    embedding = torch.randn(values["images"], values["dims"], grid, grid, generator=torch.Generator().manual_seed(0)).add_(1).to(device)
+    maps = {name: torch.from_numpy(found).to(device) for name, found in feature_maps(shapes, values["images"]).items()}
     yield None
+    batches = range(0, values["images"], 32)
+    embedding = torch.vstack([model.generate_embedding({name: found[i : i + 32] for name, found in maps.items()}) for i in batches])
     _, inverse = MultiVariateGaussian().to(device).fit(embedding)
     yield {"check": lambda: {"positions": len(inverse)}}
 

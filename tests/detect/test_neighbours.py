@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aoi.detect import neighbours
-from aoi.detect.neighbours import MemoryBank
+from aoi.detect.neighbours import MemoryBank, Points
 
 
 @pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
@@ -21,6 +21,23 @@ def test_nearest_equals_brute_force(rng: np.random.Generator, monkeypatch: pytes
     distance, index = MemoryBank(torch.from_numpy(bank), coarse=coarse).nearest(torch.from_numpy(queries))
     assert index.tolist() == exact.argmin(1).tolist()
     np.testing.assert_allclose(distance, exact.min(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_nearly_equal_points_are_told_apart_and_added_later_ones_found(rng: np.random.Generator, scale: float) -> None:
+    centre = rng.normal(size=(1, 48)) * scale
+    close = (centre + rng.normal(size=(700, 48)) * scale * 1e-4).astype(np.float32)  # far below what bfloat16 can tell
+    far = (rng.normal(size=(900, 48)) * scale).astype(np.float32)
+    points = Points(1600, 48, torch.device("cpu"), coarse=True)
+    points.add(torch.from_numpy(far))
+    points.add(torch.from_numpy(close))
+    queries = (centre + rng.normal(size=(300, 48)) * scale * 1e-4).astype(np.float32)
+    exact = ((queries[:, None].astype(np.float64) - close[None]) ** 2).sum(2)
+    squared, number = points.nearest(torch.from_numpy(queries))
+    assert number.tolist() == (900 + exact.argmin(1)).tolist()
+    np.testing.assert_allclose(squared, exact.min(1), rtol=1e-4)
+    only_new, _ = points.nearest(torch.from_numpy(queries), first=900)
+    np.testing.assert_allclose(only_new, exact.min(1), rtol=1e-4)
 
 
 def test_k_nearest_are_sorted_and_exact(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
