@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,21 @@ from aoi.data.images import read_mask, resize_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
+from aoi.detect.backbones import Backbone
+from aoi.detect.detector import Detector
 from aoi.detect.features import extract
 from aoi.detect.logs import log_metrics
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import RunFolder, load_detector
 from aoi.detect.verdict import BadImage, Thresholds
 from aoi.errors import DataError
+from aoi.metrics.streaming import evaluate_streamed
 from aoi.metrics.summary import Metrics, evaluate_maps
+
+TOGETHER = 64
+"""Images whose features and maps are in memory at once; a multiple of the backbone's batch, so that no number depends on it."""
+KEPT_BYTES = 2 * 2**30
+"""Of anomaly maps, beyond which their scores are counted in bins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,8 @@ class EvaluationReport:
     model: str
     category: str
     metrics: Metrics
+    metric_errors: dict[str, float]
+    """How far each of the pixels' metrics can be from the exact one; empty where they are exact."""
     thresholds: Thresholds
     escapes: int
     """Defective images at or below the image threshold."""
@@ -52,6 +63,7 @@ class EvaluationReport:
             "model": self.model,
             "category": self.category,
             **self.metrics.as_dict(),
+            "metric_errors": self.metric_errors,
             "image_threshold": self.thresholds.image_threshold,
             "pixel_threshold": self.thresholds.pixel_threshold,
             "threshold_source": self.thresholds.source,
@@ -70,7 +82,7 @@ class EvaluationReport:
         """A few lines for people."""
         lines = [
             f"{self.model} on {self.category}: {self.num_good} good and {self.num_defective} defective test images",
-            self.metrics.summary(),
+            self.metrics.summary() + (f" · pixel metrics within {max(self.metric_errors.values()):.1g}" if self.metric_errors else ""),
             f"at the image threshold {self.thresholds.image_threshold:.4g}: {self.escapes} of {self.num_defective} defects escape, "
             f"{self.overkill} of {self.num_good} good parts are rejected",
             *(f"  {label}: {row['found']} of {row['images']} found" for label, row in self.by_type.items()),
@@ -79,12 +91,18 @@ class EvaluationReport:
         return "\n".join([*(f"skipped {bad.path}: {bad.reason}" for bad in self.skipped), *lines])
 
 
-def evaluate_run(run: Path, *, dataset: Path | None = None, device: str = "auto", progress: Progress = silent) -> EvaluationReport:
+def evaluate_run(
+    run: Path, *, dataset: Path | None = None, device: str = "auto", streamed: bool | None = None, progress: Progress = silent
+) -> EvaluationReport:
     """Score the test images of the run's data set, write `metrics.json` and `preds_test.jsonl`.
 
     Args:
         run: a finished run folder.
         dataset: another data set of the same part; None for the one the run was fitted on.
+        device: of the backbone and the detector.
+        streamed: count the pixels' scores in bins and forget the maps, in memory that does not grow with the images, with a bound on what
+            that costs (`aoi.metrics.streaming`); None where the maps would take more than `KEPT_BYTES`.
+        progress: called with stage `evaluate`.
 
     Raises:
         ModelError: not a finished run.
@@ -98,37 +116,95 @@ def evaluate_run(run: Path, *, dataset: Path | None = None, device: str = "auto"
     watch = Stopwatch()
     detector, backbone = load_detector(folder, device=device)
     watch.lap("load")
-    extraction = extract([sample.path for sample in source.test], backbone, config.image_size, progress=progress)
-    watch.lap("features")
-    scores = detector.score(extraction.features, progress=progress)
-    watch.lap("score")
-    readable = set(extraction.features.paths)
-    samples = [sample for sample in source.test if sample.path in readable]
-    labels = np.array([sample.is_anomalous for sample in samples])
-    masks = truth_masks(samples, config.image_size)
-    annotated = np.array([not sample.is_anomalous or sample.mask_path is not None for sample in samples])
-    metrics = evaluate_maps(scores.image_scores, labels, scores.maps, masks, annotated=annotated)
+    seen = _Seen(source.test, detector, backbone, config.image_size, watch, progress)
+    if streamed is None:
+        streamed = len(source.test) * config.image_size[0] * config.image_size[1] * 4 > KEPT_BYTES
+    metrics, errors = seen.streamed_metrics() if streamed else (seen.exact_metrics(), {})
     watch.lap("metrics")
-    alarms = scores.image_scores > thresholds.image_threshold
+    labels, alarms = np.array(seen.labels), np.array(seen.scores) > thresholds.image_threshold
     seconds = watch.seconds()
     report = EvaluationReport(
         run=run,
         model=config.model,
         category=source.name,
         metrics=metrics,
+        metric_errors=errors,
         thresholds=thresholds,
         escapes=int((labels & ~alarms).sum()),
         overkill=int((~labels & alarms).sum()),
         num_good=int((~labels).sum()),
         num_defective=int(labels.sum()),
-        by_type=_by_type(source, samples, alarms),
+        by_type=_by_type(source, seen.samples, alarms),
         seconds=seconds,
-        images_per_s=round(len(samples) / (seconds["features"] + seconds["score"]), 2),
+        images_per_s=round(len(seen.samples) / (seconds["features"] + seconds["score"]), 2),
         peak_memory_mb=peak_memory_mb(),
-        skipped=extraction.bad,
+        skipped=tuple(seen.bad),
     )
-    _write(folder, report, samples, scores.image_scores, alarms)
+    _write(folder, report, seen.samples, seen.scores, alarms)
     return report
+
+
+class _Seen:
+    """Test images looked at a few at a time, and what has been seen of them so far."""
+
+    def __init__(
+        self, test: Sequence[Sample], detector: Detector, backbone: Backbone, size: tuple[int, int], watch: Stopwatch, progress: Progress
+    ) -> None:
+        self._test, self._detector, self._backbone, self._size = test, detector, backbone, size
+        self._watch, self._progress = watch, progress
+        self.samples: list[Sample] = []
+        """Those that could be read."""
+        self.labels: list[bool] = []
+        self.scores: list[float] = []
+        self.annotated: list[bool] = []
+        self.bad: list[BadImage] = []
+
+    def exact_metrics(self) -> Metrics:
+        """Of all maps together."""
+        maps, masks = np.empty((len(self._test), *self._size), np.float32), np.zeros((len(self._test), *self._size), bool)
+        done = 0
+        for found, truth in self._batches():
+            maps[done : done + len(found)], masks[done : done + len(found)] = found, truth
+            done += len(found)
+        annotated = np.array(self.annotated)
+        return evaluate_maps(np.array(self.scores), np.array(self.labels), maps[:done], masks[:done], annotated=annotated)
+
+    def streamed_metrics(self) -> tuple[Metrics, dict[str, float]]:
+        """Of maps that are forgotten, and how far off each can be."""
+
+        def known() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for maps, masks in self._batches():
+                with_truth = np.array(self.annotated[len(self.annotated) - len(maps) :])
+                if with_truth.any():
+                    yield maps[with_truth], masks[with_truth]
+
+        found = evaluate_streamed(self.scores, self.labels, known())
+        return found.metrics, found.errors
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Maps and ground truth of the readable images, n×H×W, a few at a time, in order."""
+        for start in range(0, len(self._test), TOGETHER):
+            self._progress("evaluate", start, len(self._test))
+            part = self._test[start : start + TOGETHER]
+            extraction = extract([sample.path for sample in part], self._backbone, self._size)
+            self._watch.lap("features")
+            self.bad += extraction.bad
+            readable = set(extraction.features.paths)
+            samples = [sample for sample in part if sample.path in readable]
+            if samples:
+                scores = self._detector.score(extraction.features)
+                self._watch.lap("score")
+                self.samples += samples
+                self.labels += [sample.is_anomalous for sample in samples]
+                self.scores += scores.image_scores.tolist()
+                self.annotated += [not sample.is_anomalous or sample.mask_path is not None for sample in samples]
+                yield scores.maps, truth_masks(samples, self._size)
+                self._watch.lap("metrics")
+        self._progress("evaluate", len(self._test), len(self._test))
+        if not self.samples:
+            raise DataError(
+                f"none of the {len(self._test)} test images can be read: {self.bad[0].reason}", hint="run aoi data check on them"
+            )
 
 
 def truth_masks(samples: list[Sample], size: tuple[int, int]) -> np.ndarray:
@@ -149,9 +225,9 @@ def _by_type(source: Dataset, samples: list[Sample], alarms: np.ndarray) -> dict
     return found
 
 
-def _write(folder: RunFolder, report: EvaluationReport, samples: list[Sample], image_scores: np.ndarray, alarms: np.ndarray) -> None:
+def _write(folder: RunFolder, report: EvaluationReport, samples: list[Sample], image_scores: list[float], alarms: np.ndarray) -> None:
     rows = [
-        {"image_path": str(sample.path), "gt_label": sample.label, "pred_score": float(score), "label": "NG" if alarm else "OK"}
+        {"image_path": str(sample.path), "gt_label": sample.label, "pred_score": score, "label": "NG" if alarm else "OK"}
         for sample, score, alarm in zip(samples, image_scores, alarms, strict=True)
     ]
     write_jsonl(folder.root / "preds_test.jsonl", rows)

@@ -60,6 +60,10 @@ def fit(
 def evaluate(
     run: Run,
     dataset: Annotated[Path | None, typer.Option("--data", help="Another data set of the same part.")] = None,
+    streamed: Annotated[
+        bool | None,
+        typer.Option("--streamed/--exact", help="Count pixels in bins, in memory that does not grow; default where maps exceed 2 GiB."),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -67,7 +71,7 @@ def evaluate(
     from aoi.detect.evaluate import evaluate_run
 
     with progress_bars() as progress:
-        report = evaluate_run(run, dataset=dataset, device=device, progress=progress)
+        report = evaluate_run(run, dataset=dataset, device=device, streamed=streamed, progress=progress)
     emit(report, as_json=json)
 
 

@@ -1,0 +1,78 @@
+"""Evaluation of a run: exact and in constant memory, with files that cannot be read and defects without a mask among them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aoi.data.images import write_image, write_mask
+from aoi.detect import evaluate
+from aoi.detect.evaluate import evaluate_run
+from aoi.detect.fit import FitOptions, fit_run
+from aoi.errors import DataError
+
+SIDE = 64
+
+
+def part(rng: np.random.Generator) -> np.ndarray:
+    """A noisy grey surface, HWC uint8."""
+    return np.clip(rng.normal(120, 10, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("parts")
+    for i in range(12):
+        write_image(root / "train" / "good" / f"{i:02d}.png", part(rng))
+    for i in range(7):
+        write_image(root / "test" / "good" / f"{i:02d}.png", part(rng))
+    for i in range(6):
+        image, mask = part(rng), np.zeros((SIDE, SIDE), bool)
+        mask[10 + i : 22, 30:44] = True
+        image[mask] = np.minimum(image[mask] // 2 + 20 * i, 255)
+        write_image(root / "test" / "dent" / f"{i:02d}.png", image)
+        if i:  # the first has no ground truth
+            write_mask(root / "ground_truth" / "dent" / f"{i:02d}_mask.png", mask)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    fit_run(root, out, FitOptions(backbone="aoi-small", image_size=(SIDE, SIDE), threshold_source="train"))
+    (root / "test" / "dent" / "03.png").write_bytes(b"no picture")
+    return out
+
+
+def test_streamed_metrics_are_within_their_bounds_of_the_exact_ones(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = evaluate_run(run)
+    assert exact.metric_errors == {}
+    monkeypatch.setattr(evaluate, "TOGETHER", 4)
+    for streamed in (evaluate_run(run, streamed=True), _beyond(run, monkeypatch)):
+        assert streamed.metric_errors.keys() == {"pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_aupro", "pixel_aupro_05"}
+        assert max(streamed.metric_errors.values()) < 0.01
+        for name, error in streamed.metric_errors.items():
+            assert getattr(streamed.metrics, name) == pytest.approx(getattr(exact.metrics, name), abs=error + 1e-6)
+        assert streamed.metrics.image_auroc == pytest.approx(exact.metrics.image_auroc)
+        assert streamed.metrics.n_pixels == exact.metrics.n_pixels == 11 * SIDE**2
+        assert [bad.path.name for bad in streamed.skipped] == ["03.png"]
+    assert "pixel metrics within" in streamed.summary()
+    assert json.loads((run / "metrics.json").read_text())["metric_errors"] == streamed.metric_errors
+
+
+def _beyond(run: Path, monkeypatch: pytest.MonkeyPatch) -> evaluate.EvaluationReport:
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", 1000)
+    return evaluate_run(run)
+
+
+def test_maps_in_portions_give_the_metrics_of_all_at_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = evaluate_run(run)
+    monkeypatch.setattr(evaluate, "TOGETHER", 5)
+    apart = evaluate_run(run).metrics.as_dict()
+    assert apart == pytest.approx(together.metrics.as_dict(), abs=1e-6)
+
+
+def test_a_test_set_that_cannot_be_read_says_why(run: Path, tmp_path: Path) -> None:
+    for folder in ("train/good", "test/good"):
+        write_image(tmp_path / folder / "0.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "test" / "good" / "0.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="none of the 1 test images can be read"):
+        evaluate_run(run, dataset=tmp_path)
