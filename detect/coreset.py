@@ -67,17 +67,18 @@ class _Selection:
         for rows in torch.split(points, _ROWS):
             sums += rows.double().sum(0)
         self.mean = (sums / total).float()  # smaller norms, smaller cancellation in the expanded distance
-        self.centres = Points(k, depth, device, coarse=coarse)
+        self.centres = Points(k, depth, device, coarse=coarse, lookup=lambda numbers: self.rows(self.chosen[numbers]))
         self.chosen = torch.empty(k, dtype=torch.int64, device=device)
         self.bounds = torch.empty(total, dtype=torch.float64, device=device)
         """Squared distances; -1 for what is chosen, so that nothing is chosen twice, not even among duplicates."""
         self.seen = torch.ones(total, dtype=torch.int32, device=device)
         """How many centres the bound of each point accounts for."""
         first = torch.tensor([start], device=device)
-        self._take(first, self.rows(first))
+        middle = self.rows(first)
+        self._take(first, middle)
         for at in range(0, total, _ROWS):
             part = slice(at, at + _ROWS)
-            self.bounds[part] = ((points[part].float() - self.mean).double() - self.centres.values[0].double()).square().sum(1)
+            self.bounds[part] = ((points[part].float() - self.mean).double() - middle.double()).square().sum(1)
         self.bounds[start] = -1.0
 
     @property

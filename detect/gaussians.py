@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-_SCRATCH = 2**24
+_SCRATCH = 2**22
 """Numbers that are held beside the model at once."""
 
 

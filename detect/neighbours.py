@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from aoi.detect.precision import HALF_UNIT, exact_products, has_coarse_products, product_error, rounding_errors, thirds
@@ -10,7 +12,7 @@ TILE, BLOCK = (512, 4096), (128, 256)
 """Rows and points of one product at most, and what both are rounded up to: few shapes, since libraries keep memory for every shape."""
 GROUP = 64
 """Points of a product that are looked at together."""
-_PAIRS = 2048
+_PAIRS = 512
 """Differences computed at once."""
 _NEVER = 1e30
 """Half the squared distance of what is not there."""
@@ -30,13 +32,25 @@ class Points:
         depth: components of each.
         device: where they are.
         coarse: whether products are taken in bfloat16; None where the hardware is faster at it. The answer is the same.
+        lookup: gives the points of some numbers again, n int64 to n×D float32, where the caller has them anyway: then coarse products
+            need no second copy of them.
     """
 
-    def __init__(self, room: int, depth: int, device: torch.device, *, coarse: bool | None = None) -> None:
+    def __init__(
+        self,
+        room: int,
+        depth: int,
+        device: torch.device,
+        *,
+        coarse: bool | None = None,
+        lookup: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         self.coarse = has_coarse_products(device) if coarse is None else coarse
         self.count = 0
+        self._lookup = lookup if self.coarse else None
         room = -(-room // BLOCK[1]) * BLOCK[1]
-        self.values = torch.zeros((room, depth), device=device)
+        self.values = torch.zeros((0 if self._lookup else room, depth), device=device)
+        """Empty where they are looked up."""
         self.half = torch.full((room,), torch.inf, device=device)
         """Half the squared norm of each; infinite where there is none yet."""
         self.largest = torch.zeros((), device=device)
@@ -56,7 +70,9 @@ class Points:
         """Add n×D float32."""
         new = slice(self.count, self.count + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1)
-        self.values[new], self.half[new] = rows, norms.square() / 2
+        self.half[new] = norms.square() / 2
+        if self._lookup is None:
+            self.values[new] = rows
         if self.coarse:
             depth = rows.shape[1]
             self._codes[new, :depth] = rows.bfloat16()
@@ -133,7 +149,11 @@ class Points:
     def _squared(self, rows: torch.Tensor, row: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
         """Squared distances of pairs from their differences, float64: exact where the expanded form would cancel."""
         pairs = zip(torch.split(row, _PAIRS), torch.split(point, _PAIRS), strict=True)
-        return torch.cat([(rows[a] - self.values[b]).square_().sum(1, dtype=torch.float64) for a, b in pairs])
+        return torch.cat([(rows[a] - self.at(b)).square_().sum(1, dtype=torch.float64) for a, b in pairs])
+
+    def at(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The points of some numbers, n×D float32."""
+        return self.values[numbers] if self._lookup is None else self._lookup(numbers)
 
 
 class MemoryBank:

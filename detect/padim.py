@@ -19,7 +19,7 @@ from aoi.detect.gaussians import GaussianFit, Gaussians
 from aoi.detect.patches import channels_last
 from aoi.errors import ModelError
 
-_BATCH = 2**25
+_BATCH = 2**23
 """Numbers in the vectors of one batch of images, at most."""
 
 
