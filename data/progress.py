@@ -25,3 +25,15 @@ def tracked(items: Iterable[T], stage: str, total: int, progress: Progress) -> I
     for done, item in enumerate(items, start=1):
         yield item
         progress(stage, done, total)
+
+
+def rising(progress: Progress) -> Progress:
+    """`progress` without steps back: for work that several parties report on, one of which knows less."""
+    most: dict[str, int] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if done > most.get(stage, -1):
+            most[stage] = done
+            progress(stage, done, total)
+
+    return report

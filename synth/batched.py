@@ -28,6 +28,11 @@ class BatchGenerator(Protocol):
         """Invent one defect for each job, in their order."""
 
 
+def batch_size(generator: object) -> int:
+    """How many defects a generator is given at once."""
+    return max(1, int(getattr(generator, "batch_size", _BATCH_SIZE)))
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What an earlier run found out about one defect, so that its tries need not be repeated."""
@@ -69,15 +74,16 @@ class BatchedRun:
         order: every index, in the order in which they are begun.
         known: outcomes of an earlier run.
         out: the output folder.
+        journal: where refused tries are noted.
         say: told about halved batches.
     """
 
-    def __init__(self, batch: Batch, order: Sequence[int], known: Mapping[int, Known], out: Path, say: Say) -> None:
-        self.batch, self.known, self.out, self.say = batch, known, out, say
+    def __init__(self, batch: Batch, order: Sequence[int], known: Mapping[int, Known], out: Path, journal: Path, say: Say) -> None:
+        self.batch, self.known, self.out, self.journal, self.say = batch, known, out, journal, say
         if not isinstance(batch.generator, BatchGenerator):
             raise TypeError(f"{type(batch.generator).__name__} has no generate_batch")
         self.generator: BatchGenerator = batch.generator
-        self.size = max(1, int(getattr(batch.generator, "batch_size", _BATCH_SIZE)))
+        self.size = batch_size(batch.generator)
         self.at_once = self.size
         """How many fit into memory; at most `size`."""
         self._fresh = deque(order)
@@ -144,7 +150,7 @@ class BatchedRun:
             del self._trials[trial.index]
             done.append(write_attempt(outcome, self.out))
         if pending:
-            note_pending(self.out, pending)
+            note_pending(self.journal, pending)
         return done
 
     def _with_past(self, trial: Trial, attempt: int) -> Trial:

@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from aoi.data.progress import Progress, silent
+from aoi.data.progress import Progress, rising, silent
 from aoi.data.sources import good_images, open_images
+from aoi.engine.work import Engine
 from aoi.errors import ConfigError, DataError
 from aoi.synth.batch import Batch, Source, orders_of, source_at
-from aoi.synth.batched import BatchedRun, BatchGenerator, known_outcomes
+from aoi.synth.batched import BatchGenerator, batch_size
 from aoi.synth.generate_report import GenerateReport, none_readable, report_on
-from aoi.synth.manifest import ManifestRow
+from aoi.synth.lots import batched_rows, remote_rows
 from aoi.synth.options import GenerateOptions
-from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked, pending_rejections
-from aoi.synth.pool import made_rows, one_thread
+from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked
+from aoi.synth.pool import Recipe, made_rows, one_thread
 from aoi.synth.preview import PREVIEW, write_preview
 from aoi.synth.registry import GeneratorSettings, create_generator
 from aoi.synth.requests import Orders
 from aoi.synth.texture import list_textures
-from aoi.synth.types import SynthDefect
+from aoi.synth.types import Generator, SynthDefect
 
 __all__ = ["GenerateOptions", "GenerateReport", "generate_dataset", "iter_defects"]
 
@@ -31,6 +32,7 @@ def generate_dataset(
     out: Path,
     options: GenerateOptions | None = None,
     *,
+    engine: Engine | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> GenerateReport:
@@ -43,6 +45,7 @@ def generate_dataset(
         images: a file, folder, pattern or data set (its `train/good` only), or a list of files.
         out: the output folder: new, empty, or begun by the same call.
         options: what to make; None takes the defaults.
+        engine: who makes them; None is this machine. The result does not depend on it.
         progress: called with stage `synth`.
         say: told at once what the report's notes repeat in the end.
 
@@ -54,10 +57,11 @@ def generate_dataset(
     sources = find_sources(images, out)
     orders = orders_of(sources, options)
     generator = create_generator(options.generator, options.settings)
-    if not (out / MANIFEST).exists():
+    if not (out / MANIFEST).exists() and not (engine is not None and engine.is_remote):
         _ = getattr(generator, "inpainter", None)  # a checkpoint that cannot be used is better found before the folder is claimed
     claim(out, options.as_dict(), _inputs(sources, options, orders), _named(images))
-    notes = _Notes(say)
+    notes, progress = _Notes(say), rising(progress)
+    recipe = Recipe(sources, options, orders, out)
     for request in orders.requests:
         notes.extend(request.spec.notes)
     with locked(out):
@@ -65,8 +69,9 @@ def generate_dataset(
         resumed = len(rows)
         missing = [index for index in range(orders.total) if index not in rows]
         progress("synth", resumed, orders.total)
-        for made in _made(Batch(sources, options, orders, generator), rows, out, notes) if missing else ():
-            rows |= {int(row["index"]): row for row in journal(out, made)}
+        for made in _made(recipe, generator, rows, notes, engine, progress) if missing else ():
+            journal(out, made)
+            rows |= {int(row["index"]): row for row in made}
             progress("synth", len(rows), orders.total)
         if missing or not (out / MANIFEST).exists():
             complete(out, rows)
@@ -96,16 +101,20 @@ class _Notes:
             self(note)
 
 
-def _made(batch: Batch, rows: Mapping[int, Row], out: Path, say: Callable[[str], None]) -> Iterator[list[ManifestRow]]:
-    """Make what is not in `rows`: in batches here if the generator wants batches, else in as many processes as it pays to start."""
-    options, orders = batch.options, batch.orders
-    if isinstance(batch.generator, BatchGenerator):
-        order = _by_source(list(range(orders.total)), options.seed, orders)
-        with one_thread():
-            yield from BatchedRun(batch, order, known_outcomes(rows, pending_rejections(out)), out, say).rows()
+def _made(
+    recipe: Recipe, generator: Generator, rows: Mapping[int, Row], say: Callable[[str], None], engine: Engine | None, progress: Progress
+) -> Iterator[list[Row]]:
+    """Make what is not in `rows`: in batches if the generator wants batches, else one by one in as many processes as it pays to start."""
+    options, orders = recipe.options, recipe.orders
+    if not isinstance(generator, BatchGenerator):
+        missing = _by_source([index for index in range(orders.total) if index not in rows], options.seed, orders)
+        yield from made_rows(recipe, missing, engine)
         return
-    missing = _by_source([index for index in range(orders.total) if index not in rows], options.seed, orders)
-    yield from made_rows(batch.sources, options, orders, missing, out)
+    order = _by_source(list(range(orders.total)), options.seed, orders)
+    if engine is None or not engine.is_remote:
+        yield from batched_rows(Batch(recipe.sources, options, orders, generator), recipe, order, rows, say)
+    else:
+        yield from remote_rows(recipe, engine, order, batch_size(generator), rows, say, progress)
 
 
 def iter_defects(images: Path | str | Sequence[Path], options: GenerateOptions | None = None) -> Iterator[SynthDefect]:

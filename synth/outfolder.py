@@ -111,10 +111,24 @@ def finished_rows(out: Path) -> dict[int, Row]:
         for leftover in (out / label).glob("*/.*.part*"):
             leftover.unlink(missing_ok=True)
     rows: dict[int, Row] = {}
-    for row in (*read_jsonl(out / MANIFEST), *read_jsonl(out / JOURNAL)):
-        if isinstance(row.get("index"), int) and "pending" not in row and _is_whole(out, row):
-            rows[row["index"]] = row
+    for path in (out / MANIFEST, *journals(out)):
+        rows |= whole_rows(out, read_jsonl(path))
     return rows
+
+
+def whole_rows(out: Path, rows: Iterable[Row]) -> dict[int, Row]:
+    """Those of `rows` whose files are there, whole and unchanged, by index."""
+    return {row["index"]: row for row in rows if isinstance(row.get("index"), int) and "pending" not in row and _is_whole(out, row)}
+
+
+def journals(out: Path) -> list[Path]:
+    """What a run that is not complete has noted: the command's own journal, then those of lots made elsewhere."""
+    return [out / JOURNAL, *sorted(out.glob(lot_journal(out, None).name))]
+
+
+def lot_journal(out: Path, number: int | None) -> Path:
+    """Where the process that makes lot `number` notes what it has; None gives the pattern of all of them."""
+    return out / f"manifest.partial.{'*' if number is None else f'{number:05d}'}.jsonl"
 
 
 def _is_whole(out: Path, row: Row) -> bool:
@@ -144,31 +158,30 @@ def write_attempt(attempt: Attempt, out: Path) -> ManifestRow:
     return replace(row, image=names[0], mask=names[1], image_sha256=digests[0], mask_sha256=digests[1])
 
 
-def note_pending(out: Path, pending: Mapping[int, Iterable[Rejection]]) -> None:
+def note_pending(journal: Path, pending: Mapping[int, Iterable[Rejection]]) -> None:
     """Journal what was refused of defects that are to be tried again, so that a resumed run need not find it out again."""
-    append_jsonl(out / JOURNAL, ({"index": index, "pending": [asdict(each) for each in said]} for index, said in pending.items()))
+    append_jsonl(journal, ({"index": index, "pending": [asdict(each) for each in said]} for index, said in pending.items()))
 
 
-def pending_rejections(out: Path) -> dict[int, tuple[Rejection, ...]]:
-    """What `note_pending` has noted last for each index."""
+def pending_rejections(out: Path, paths: Iterable[Path] | None = None) -> dict[int, tuple[Rejection, ...]]:
+    """What `note_pending` has noted last for each index, in some journals or in all of them."""
     found = {}
-    for row in read_jsonl(out / JOURNAL):
+    for row in (row for path in (journals(out) if paths is None else paths) for row in read_jsonl(path)):
         with contextlib.suppress(TypeError, KeyError):
             found[int(row["index"])] = tuple(Rejection(**each) for each in row["pending"])
     return found
 
 
-def journal(out: Path, rows: Iterable[ManifestRow]) -> list[Row]:
-    """Note finished rows, so that a killed run knows what it has; the rows as JSON has them."""
-    noted = [row.as_dict() for row in rows]
-    append_jsonl(out / JOURNAL, noted)
-    return noted
+def journal(out: Path, rows: list[Row]) -> None:
+    """Note finished rows, so that a killed run knows what it has."""
+    append_jsonl(out / JOURNAL, rows)
 
 
 def complete(out: Path, rows: Mapping[int, Row]) -> None:
-    """Write the sorted manifest, then forget the journal."""
+    """Write the sorted manifest, then forget the journals."""
     write_jsonl(out / MANIFEST, (rows[index] for index in sorted(rows)))
-    (out / JOURNAL).unlink(missing_ok=True)
+    for path in journals(out):
+        path.unlink(missing_ok=True)
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:

@@ -1,76 +1,104 @@
-"""Spreading a batch over processes, or doing it right here."""
+"""Spreading a batch over processes and machines, or doing it right here."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 
-from aoi.errors import BackendUnavailable
+from aoi.engine.local import LocalEngine, usable_cores
+from aoi.engine.work import Engine, Needs, Task, Work
 from aoi.synth.batch import Batch, Source
-from aoi.synth.manifest import ManifestRow
 from aoi.synth.options import GenerateOptions
-from aoi.synth.outfolder import write_attempt
+from aoi.synth.outfolder import Row, write_attempt
 from aoi.synth.requests import Orders
+
+if TYPE_CHECKING:
+    from aoi.synth.diffusion.settings import DiffusionSettings
 
 CHUNK = 4
 """Defects a process makes before it reports: what a kill can lose, for each process."""
+_REMOTE_CHUNK = 32
+"""The same for a worker elsewhere, where every report is a message."""
 _WORTH_A_PROCESS = 60
 """Fewer defects than this are made sooner here than in a process that must start first."""
 
 
-def made_rows(
-    sources: tuple[Source, ...], options: GenerateOptions, orders: Orders, indices: list[int], out: Path
-) -> Iterator[list[ManifestRow]]:
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that any process needs to make any defect of a batch."""
+
+    sources: tuple[Source, ...]
+    options: GenerateOptions
+    orders: Orders
+    """Who gets what."""
+    out: Path
+    """The output folder."""
+
+    def begin(self) -> Making:
+        """This process's own batch; OpenCV keeps to one thread, because its pieces of work are too small to share."""
+        cv2.setNumThreads(1)
+        return Making(Batch(self.sources, self.options, self.orders), self.out)
+
+    @property
+    def needs(self) -> Needs:
+        """What tasks must see, and what they take: a network all the threads it would have here, anything else one core."""
+        options = self.options
+        named = (options.textures, options.masks, options.prompts)
+        folders = sorted({source.path.parent for source in self.sources})
+        paths = (*folders, *(path for path in named if path is not None), *_model_folders(options.diffusion))
+        if options.diffusion is None and options.generator != "diffusion":
+            return Needs(None if has_network(options) else 1.0, 0.0, paths, self.out)
+        device = "auto" if options.diffusion is None else options.diffusion.device
+        return Needs(None, None if device == "auto" else float(device != "cpu"), paths, self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What a process has at hand while it makes defects."""
+
+    batch: Batch
+    out: Path
+
+
+def has_network(options: GenerateOptions) -> bool:
+    """Whether finding places or verifying takes a network: it fills the cores, and memory if each process has one."""
+    return options.features or options.locate in ("clipseg", "grounded")
+
+
+def _model_folders(settings: DiffusionSettings | None) -> tuple[Path, ...]:
+    """Checkpoints that were named by their folder."""
+    named = () if settings is None or settings.model is None else (Path(settings.model),)
+    return tuple(path for path in named if path.exists())
+
+
+def made_rows(recipe: Recipe, indices: list[int], engine: Engine | None = None) -> Iterator[list[Row]]:
     """Make the defects `indices`, yielding a few finished rows at a time, in any order.
 
     Args:
-        sources: the good images.
-        orders: who gets what.
-        options: what to make; `workers` processes are started at most, fewer for short work.
+        recipe: what to make; `workers` processes of this machine are started at most, fewer for short work.
         indices: which ones.
-        out: the output folder.
+        engine: where; None is this machine.
 
     Raises:
         BackendUnavailable: a process died.
         AoiError: as the first process reported it; the others are stopped.
     """
-    chunks = [indices[at : at + CHUNK] for at in range(0, len(indices), CHUNK)]
-    one = options.features or options.locate in ("clipseg", "grounded")  # a network fills the cores, and memory if each process has one
-    workers = 1 if one else min(options.workers or usable_cores(), -(-len(indices) // _WORTH_A_PROCESS))
-    if workers <= 1:
-        yield from _here(Batch(sources, options, orders), chunks, out)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(sources, options, orders, out))
-    try:
-        waiting: list[Future[list[ManifestRow]]] = [pool.submit(_make, chunk) for chunk in chunks]
-        for future in as_completed(waiting):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise BackendUnavailable(
-            "a generating process died, perhaps for lack of memory", hint="run the same command again to resume, with --workers 1"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _here(batch: Batch, chunks: list[list[int]], out: Path) -> Iterator[list[ManifestRow]]:
+    options, size = recipe.options, CHUNK if engine is None or not engine.is_remote else _REMOTE_CHUNK
+    workers = 1 if has_network(options) else min(options.workers or usable_cores(), -(-len(indices) // _WORTH_A_PROCESS))
+    chunks = (indices[at : at + size] for at in range(0, len(indices), size))
+    tasks = (Task(f"defects {chunk[0]} to {chunk[-1]}", chunk) for chunk in chunks)
     with one_thread():
-        for chunk in chunks:
-            yield [write_attempt(batch.attempts(index), out) for index in chunk]
+        for _, rows in (engine or LocalEngine(workers)).run(Work(recipe.begin, _make), tasks, needs=recipe.needs):
+            yield rows
+
+
+def _make(making: Making, chunk: list[int]) -> list[Row]:
+    return [write_attempt(making.batch.attempts(index), making.out).as_dict() for index in chunk]
 
 
 @contextlib.contextmanager
@@ -82,29 +110,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(threads)
-
-
-_BATCH: tuple[Batch, Path] | None = None
-"""This worker process's batch: set once at its start, so that it does not travel with every chunk."""
-
-
-def _start(sources: tuple[Source, ...], options: GenerateOptions, orders: Orders, out: Path) -> None:
-    global _BATCH
-    cv2.setNumThreads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _BATCH = Batch(sources, options, orders), out
-
-
-def _leave_with_parent() -> None:
-    """End this process when its parent is killed: an executor's workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _make(chunk: list[int]) -> list[ManifestRow]:
-    if _BATCH is None:
-        raise BackendUnavailable("this process was not set up", hint="use made_rows")
-    batch, out = _BATCH
-    return [write_attempt(batch.attempts(index), out) for index in chunk]

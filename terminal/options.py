@@ -27,3 +27,7 @@ GeneratorName = Annotated[str, typer.Option(help="perlin, cutpaste or diffusion.
 Model = Annotated[str | None, typer.Option(help="Inpainting checkpoint: a folder, a name of `aoi models list`, or a hub name.")]
 KeyValue = Annotated[list[str] | None, typer.Option(help="Any other option, KEY=VALUE; may be repeated.")]
 Dtype = Annotated[str | None, typer.Option(help="Arithmetic of the checkpoint: auto, float32, float16 or bfloat16.")]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or ray: a cluster at RAY_ADDRESS, else this machine's cores.")]
+TaskCpus = Annotated[float | None, typer.Option(help="ray: cores each task occupies; default: the threads it uses here.")]
+TaskGpus = Annotated[float | None, typer.Option(help="ray: GPUs each task occupies, such as 1 or 0.5; default: by the device.")]
+Retries = Annotated[int | None, typer.Option(help="ray: how often the task of a lost worker is done again (3).")]

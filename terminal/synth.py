@@ -8,7 +8,23 @@ from typing import Annotated
 import typer
 
 from aoi.terminal.groups import group_with_default
-from aoi.terminal.options import PLAIN, Device, Dtype, GeneratorName, Images, Json, KeyValue, Model, Out, Seed, Workers
+from aoi.terminal.options import (
+    PLAIN,
+    Device,
+    Dtype,
+    EngineName,
+    GeneratorName,
+    Images,
+    Json,
+    KeyValue,
+    Model,
+    Out,
+    Retries,
+    Seed,
+    TaskCpus,
+    TaskGpus,
+    Workers,
+)  # fmt: skip
 from aoi.terminal.output import emit, note, progress_bars
 
 synth = typer.Typer(help="Invent defects on good images (default verb: generate).", cls=group_with_default("generate"), **PLAIN)  # type: ignore[arg-type]
@@ -54,13 +70,19 @@ def generate(
     device: Device = "auto",
     option: KeyValue = None,
     workers: Workers = None,
+    engine: EngineName = "local",
+    task_cpus: TaskCpus = None,
+    task_gpus: TaskGpus = None,
+    retries: Retries = None,
     json: Json = False,
 ) -> None:
     """Make defects on good images, with exact masks and a manifest."""
+    from aoi.engine.choose import engine_named
     from aoi.synth.generate import generate_dataset
     from aoi.synth.options import GenerateOptions
     from aoi.terminal.values import diffusion_settings
 
+    place = engine_named(engine, workers=workers, cpus=task_cpus, gpus=task_gpus, retries=retries, say=note)
     settings = diffusion_settings(
         generator, option, model=model, loras=lora, steps=steps, guidance=guidance, strength=strength, candidates=candidates,
         batch_size=batch_size, gpp=gpp, mgni=mgni, sag=sag, dtype=dtype, device=device,
@@ -72,7 +94,7 @@ def generate(
         max_tries=max_tries, diffusion=settings,
     )  # fmt: skip
     with progress_bars() as progress:
-        report = generate_dataset(images, out, options, progress=progress, say=note)
+        report = generate_dataset(images, out, options, engine=place, progress=progress, say=note)
     emit(report, as_json=json)
 
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aoi.engine.choose import engine_named
 from aoi.engine.local import LocalEngine
 from aoi.engine.schedule import Schedule, WorkerLost
 from aoi.engine.work import Task, Work
-from aoi.errors import BackendUnavailable
+from aoi.errors import BackendUnavailable, ConfigError
 
 ADD = Work(partial(int, 40), operator.add)
 
@@ -134,3 +135,15 @@ def test_tasks_are_read_as_far_as_there_is_room() -> None:
 def test_an_engine_is_chosen_without_loading_another() -> None:
     code = "import sys; from aoi.engine.choose import engine_named; engine_named('local'); print({'ray', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_an_option_of_another_engine_is_refused() -> None:
+    for name, options, said in (
+        ("local", {"gpus": 1}, "--task-gpus is for --engine ray"),
+        ("ray", {"workers": 2}, "--workers is for --engine local"),
+        ("spark", {}, "unknown engine 'spark'"),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            engine_named(name, **options)
+        assert caught.value.hint
+    assert engine_named("local", workers=3) is None
