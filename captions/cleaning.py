@@ -10,7 +10,9 @@ from aoi.captions.vocabulary import vocabulary
 
 MAX_TOKENS = 77
 """CLIP's limit, its start and end tokens included."""
-_NUMBER = r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>mm|毫米|µm|um|微米|cm|厘米|px|pixels?|像素)"
+_UNIT = "mm|毫米|µm|um|微米|cm|厘米|px|pixels?|像素"
+_NUMBER = rf"(?:(?P<low>\d+(?:[.,]\d+)?)\s*(?:{_UNIT})?\s*(?:-|–|~|to|到|至)\s*)?(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>{_UNIT})"
+"""A measure, or a range of measures whose ends have one unit."""
 _MILLIMETRES = {"mm": 1.0, "毫米": 1.0, "µm": 0.001, "um": 0.001, "微米": 0.001, "cm": 10.0, "厘米": 10.0}
 _WORD_IN_BRACKETS = re.compile(r"\s*[(（][^()（）]*[)）]")
 
@@ -23,9 +25,10 @@ def tidied(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\s+([,.;:])", r"\1", line)).strip()
 
 
-def measure(number: str, unit: str) -> tuple[float, str]:
-    """A number with its unit as millimetres or pixels: `("0,1", "mm")` → `(0.1, "mm")`."""
-    value = float(number.replace(",", "."))
+def measure(match: re.Match[str]) -> tuple[float, str]:
+    """A matched `_NUMBER` as millimetres or pixels: `0,1 mm` → `(0.1, "mm")`; of a range the middle: `2-4 mm` → `(3.0, "mm")`."""
+    ends = [float(each.replace(",", ".")) for each in (match["low"], match["number"]) if each]
+    value, unit = sum(ends) / len(ends), match["unit"]
     return (value * _MILLIMETRES[unit], "mm") if unit in _MILLIMETRES else (value, "pixels")
 
 
@@ -40,7 +43,7 @@ def with_words(text: str) -> str:
     """Every thickness gets its word beside it, since text encoders do not read numbers: `0.1mm` → `0.1 mm (thin)`."""
 
     def said(match: re.Match[str]) -> str:
-        value, unit = measure(match["number"], match["unit"])
+        value, unit = measure(match)
         if _WORD_IN_BRACKETS.match(text, match.end()):
             return f"{value:g} {unit}"
         return f"{value:g} {unit} ({thickness_word(value)})" if unit == "mm" and value <= 2 else f"{value:g} {unit}"

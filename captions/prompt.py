@@ -206,10 +206,10 @@ def _measures(lowered: str) -> tuple[tuple[float, str] | None, tuple[float, str]
     long: tuple[float, str] | None = None
     loose: list[tuple[float, str]] = []
     for match in re.finditer(_NUMBER, lowered):
-        value = measure(match["number"], match["unit"])
+        value = measure(match)
         if value[0] <= 0:
             continue
-        before, after = lowered[max(0, match.start() - 8) : match.start()], lowered[match.end() : match.end() + 8]
+        before, after = lowered[max(0, match.start() - 8) : match.start()], lowered[match.end() : match.end() + 12]
         if re.search(r"长|length|long\s*$", before) or re.match(r"\s*(长|in length|long)", after):
             long = value
         elif re.search(r"宽|粗|width|thick", before) or re.match(r"\s*(宽|粗|wide|thick|thin|in width)", after):

@@ -167,6 +167,20 @@ def test_numbers_get_their_word():
     assert with_words("a 0.1mm scratch") == "a 0.1 mm (thin) scratch"
     assert with_words("0.1 mm (thin)") == "0.1 mm (thin)"
     assert with_words("12 mm long") == "12 mm long"
+    assert with_words("a scratch of 0.1-0.3 mm") == "a scratch of 0.2 mm (thin)"
+
+
+@pytest.mark.parametrize(
+    "said", ["10-20 mm long", "10 to 20 mm long", "10 mm to 20 mm long", "长10到20毫米", "长10～20毫米", "10–20 mm in length"]
+)
+def test_of_a_range_the_middle_is_taken(said):
+    spec = parse_prompt(f"scratch 划痕, {said}")
+    assert (spec.length, spec.length_unit, spec.thickness) == (15.0, "mm", None)
+
+
+def test_a_number_before_a_dash_is_no_range_without_a_second():
+    assert parse_prompt("scratch, 5 mm long - 0.2 mm wide").length == 5
+    assert parse_prompt("scratch, 5 mm long - 0.2 mm wide").thickness == 0.2
     assert (thickness_word(0.01), thickness_word(0.3), thickness_word(2)) == ("hairline", "thin", "thick")
     assert tidied(" ａ\u0000　scratch ，  left。") == "a scratch, left."
 
