@@ -12,6 +12,7 @@ from aoi.bench.group import CouplingRule, baseline, with_percentiles
 from aoi.bench.group import Group as Group
 from aoi.bench.group import Outcome as Outcome
 from aoi.bench.negative import negative
+from aoi.bench.normals import normals
 from aoi.bench.segment import segment, segment_legacy
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
@@ -172,6 +173,7 @@ RULES: dict[str, CouplingRule] = {
     "select": select,
     "negative": negative,
     "weight": weight,
+    "normals": normals,
     "segment": segment,
     LEAKING: segment_legacy,
 }

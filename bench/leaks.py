@@ -62,6 +62,17 @@ def check_disjoint(test: Contents, train: Contents) -> None:
         raise _leak("a test image is also a training image", pairs)
 
 
+def check_normals(normals: Contents, test: Contents) -> None:
+    """Stop a run whose generated normals are test images.
+
+    Raises:
+        DataError: naming the pairs.
+    """
+    pairs = normals.shared(test)
+    if pairs:
+        raise _leak("a generated normal is also a test image", pairs)
+
+
 def check_sources(manifest: Path, test: Contents, train: Contents) -> None:
     """Stop a run whose synthetic defects were drawn on a test image, or on anything that is not a good training image.
 

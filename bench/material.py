@@ -12,6 +12,7 @@ import numpy as np
 from aoi.bench.arms import NONE
 from aoi.bench.degrade import Degradation, degraded
 from aoi.bench.leaks import Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
+from aoi.bench.normal_images import normal_features
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
@@ -44,6 +45,8 @@ class RealImages:
     """T×H×W bool; empty for good images and unannotated defects."""
     train_contents: Contents
     test_contents: Contents
+    normals: FeatureSet | None = None
+    """Features of generated normals, where the plan names a folder of them."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -115,7 +118,7 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
     """Check a data set for leaks and extract its features.
 
     Raises:
-        DataError: an unreadable image, or a test image among the training images.
+        DataError: an unreadable image, or a test image among the training images or the generated normals.
     """
     train, test = dataset.train_good, dataset.test
     train_contents = contents([sample.path for sample in train], progress=progress)
@@ -134,6 +137,7 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
         truth_masks(list(test), size),
         train_contents,
         test_contents,
+        normal_features(plan, name, backbone, test_contents, cache, progress=progress),
     )
 
 

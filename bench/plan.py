@@ -11,21 +11,24 @@ from pydantic import Field, field_validator, model_validator
 
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
-from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, SelectPlan, WeightPlan, each_once, known_generators
+from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, NormalsPlan, SelectPlan, WeightPlan, each_once, known_generators
 from aoi.bench.segment_plan import LEAKING, SegmentPlan
 from aoi.configs.strict import load_yaml, validated
 from aoi.errors import ConfigError
 
+OWN_OPTIONS = ("negative", "weight", "normals")
+"""Couplings whose options decide their own arms alone."""
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
-Coupling = Literal["calibrate", "head", "select", "negative", "weight", "segment"]
+Coupling = Literal["calibrate", "head", "select", "negative", "weight", "normals", "segment"]
 COUPLINGS: dict[str, str] = {
     "calibrate": "may move thresholds, F1, escapes and overkill; cannot move AUROC, AUPRO or AP (the control)",
     "select": "moves the map, hence the pixel metrics; moves the image score only where the plan says so",
     "head": "moves the map, hence the pixel metrics; moves the image score only under another rule than one-class",
     "negative": "raises the map where cells are nearer to invented defects than good ones are; image score as for head",
     "weight": "moves the map by other weights of PatchCore's channels or other channels of PaDiM; image score only where the plan says so",
+    "normals": "moves the map by more good ground to compare with; image score only where the plan says so",
     "segment": "replaces map and image score by those of a U-Net trained on the defects, its epoch chosen on held-out invented ones; "
     "the detector has no part in it",
     LEAKING: "LEAKS, NO EVIDENCE: the same U-Net with its epoch chosen on the test images, as the field does it; no verdict is given",
@@ -54,6 +57,7 @@ class Plan(Axes):
     select: SelectPlan = SelectPlan()
     negative: NegativePlan = NegativePlan()
     weight: WeightPlan = WeightPlan()
+    normals: NormalsPlan = NormalsPlan()
     segment: SegmentPlan = SegmentPlan()
     diffusion: DiffusionPlan = DiffusionPlan()
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
@@ -91,6 +95,12 @@ class Plan(Axes):
     def named_couplings(self) -> tuple[str, ...]:
         """The couplings as tables call them: a leaking protocol has a name of its own."""
         return tuple(name for one in self.couplings for name in (self.segment.couplings if one == "segment" else (one,)))
+
+    def own_options(self, coupling: str) -> list[Any]:
+        """The options that decide the numbers of this coupling's arms and of no others, JSON-ready; folders count by what is in them."""
+        if coupling in self.segment.couplings:
+            return [self.segment.identity]
+        return [getattr(self, coupling).model_dump(mode="json", exclude={"folders"})] if coupling in OWN_OPTIONS else []
 
     def arms(self, dataset: str, detector: str, seed: int, stock: Stock = PLENTY) -> Iterator[Arm]:
         """Under each condition the baseline, then every generator with every coupling and amount.
@@ -155,7 +165,8 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     for axis in (*Axes.model_fields, "datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
         del chosen[axis]
     chosen["count"] = plan.most
-    del chosen["segment"]  # decides its own arms alone
+    for coupling in ("segment", *OWN_OPTIONS):
+        del chosen[coupling]  # see `Plan.own_options`
     if DIFFUSION in plan.generators:
         chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -122,6 +123,23 @@ class WeightPlan(StrictModel):
     margin: float = Field(default=1.1, ge=1, description="how many times as much a channel must tell PaDiM as the one it replaces")
     coverage: float = Field(default=0.3, gt=0, le=1, description="share of a cell under the mask from which it counts as defective")
     refit: bool = Field(default=False, description="choose PatchCore's bank anew by the weighted distance instead of keeping its members")
+    image_score: Literal["one-class", "refitted"] = Field(default="one-class", description="of the detector alone, or of the refitted one")
+
+
+class NormalsPlan(StrictModel):
+    """Which generated normals a detector learns from, and how many; see `aoi.bench.normals`."""
+
+    folders: dict[str, Path] = Field(
+        default={}, description="by data set, a folder of generated normals, taken instead of the ground around an arm's defects"
+    )
+    share: float = Field(
+        default=0.5, ge=0, le=1, description="of PatchCore's bank that may be added, or of a vote of PaDiM that goes to generated images"
+    )
+    margin: float = Field(default=32.0, ge=0, description="distance to a defect from which its ground counts as good, pixels of the map")
+    limit: float = Field(
+        default=0.99, ge=0, le=1, description="quantile of held-out good cells' distance to the bank, beyond which none is added to it"
+    )
+    cells_per_image: int = Field(default=96, ge=1, description="cells of each generated image that may enter PatchCore's bank")
     image_score: Literal["one-class", "refitted"] = Field(default="one-class", description="of the detector alone, or of the refitted one")
 
 

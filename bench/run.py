@@ -21,6 +21,7 @@ from aoi.bench.judging import judge
 from aoi.bench.ledger import Ledger, identity_of
 from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, drop, real_images, synth_images
 from aoi.bench.measure import arm_metrics
+from aoi.bench.normal_images import check_normal_folders, normals_identity
 from aoi.bench.plan import Plan, settings
 from aoi.bench.plan_options import Candidate
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
@@ -88,6 +89,7 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     began = time.perf_counter()
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
+    check_normal_folders(plan, datasets)
     run = _prepare(plan, writable_folder(Path(out)), datasets, progress)
     for name, dataset in datasets.items():
         _run_dataset(run, name, dataset)
@@ -156,7 +158,7 @@ def _identity(run: _Run, arm: Arm, fingerprint: str) -> str:
     cell: list[Any] = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
     if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
         cell += [arm.amount, arm.condition.named()]
-    own = [run.plan.segment.identity] if arm.coupling in run.plan.segment.couplings else []
+    own = run.plan.own_options(arm.coupling) + ([normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else [])
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 

@@ -65,9 +65,9 @@ class PaDiM:
         self.channels = torch.from_numpy(self.choose(sum(features.layers[name].shape[1] for name in self.layers)))
         self.grid = tuple(features.layers[self.layers[0]].shape[-2:])
 
-    def sums(self, count: int) -> GaussianFit:
-        """What is to take in the vectors of `count` images."""
-        return GaussianFit(self.grid[0] * self.grid[1], len(self.channels), count, self.device)
+    def sums(self, count: int, *, voting: bool = False) -> GaussianFit:
+        """What is to take in the vectors of `count` images, with votes or without."""
+        return GaussianFit(self.grid[0] * self.grid[1], len(self.channels), count, self.device, voting=voting)
 
     def choose(self, total: int) -> np.ndarray:
         """Which of `total` channels are kept, d int64 ascending: at random (§III-B)."""

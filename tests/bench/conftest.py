@@ -119,10 +119,13 @@ class Ground:
     """Channels, of either map, that tell a defect."""
     loud: float = 1.0
     """Standard deviation of the other channels; theirs is 1."""
+    light: float = 0.0
+    """How far images differ as a whole, in every channel, to either side."""
 
     def features(self, rng: np.random.Generator, masks: np.ndarray, name: str, *, lift: float | None = None) -> FeatureSet:
         """Maps of one image for every mask of n×64×64 bool."""
         layers = {}
+        light = self.light * rng.uniform(-1, 1, (len(masks), 1, 1, 1)) if self.light else 0.0
         for layer, stride, depth in (("layer1", 4, self.depth), ("layer2", 8, self.depth // 2)):
             side = 4 * self.grid // stride
             place = np.linspace(-1, 1, side)[:, None] * np.linspace(-1, 1, depth)[:, None, None]
@@ -131,7 +134,7 @@ class Ground:
             noise *= np.where(rng.random((len(masks), 1, side, side)) < self.rough, 4.0, 1.0)
             share = masks.reshape(len(masks), side, stride, side, stride).mean((2, 4))
             told = (np.arange(depth) < self.told)[:, None, None] * share[:, None]
-            layers[layer] = (place + noise + (self.lift if lift is None else lift) * told).astype(np.float32)
+            layers[layer] = (light + place + noise + (self.lift if lift is None else lift) * told).astype(np.float32)
         return FeatureSet(layers, (64, 64), tuple(Path(f"{name}/{i:03d}.png") for i in range(len(masks))))
 
 

@@ -44,3 +44,19 @@ def test_the_mean_itself_is_at_distance_zero(rng: np.random.Generator) -> None:
         fitted = sums.finish(0.01)
         assert float(fitted.squared(fitted.mean[:, None]).max()) < 1e-6
         assert float((fitted.mean - known.mean(1)).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("dims", [6, 40])
+def test_a_vote_of_three_is_three_equal_images(rng: np.random.Generator, dims: int) -> None:
+    known, new = vectors(rng, 9, dims), torch.from_numpy(vectors(rng, 5, dims))
+    counts = rng.integers(0, 4, (6, 9))
+    counts[:, 0] = 10 - counts[:, 1:].sum(1).clip(0, 9)
+    voting = GaussianFit(6, dims, 9, "cpu", voting=True)
+    for part in (slice(0, 4), slice(4, 9)):
+        voting.add(torch.from_numpy(known[:, part]), torch.from_numpy(counts[:, part].astype(np.float32)))
+    found = voting.finish(0.01).squared(new)
+    for position in range(6):
+        repeated = torch.from_numpy(np.repeat(known[position], counts[position], axis=0)[None])
+        sums = GaussianFit(1, dims, repeated.shape[1], "cpu")
+        sums.add(repeated)
+        np.testing.assert_allclose(found[position], sums.finish(0.01).squared(new[position][None])[0], rtol=1e-3)
