@@ -41,7 +41,7 @@ lock: setup ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --extra dev --python-version 3.11 pyproject.toml -o requirements.lock
 
 results: setup ## every figure of docs/RESULTS.md (DATA and WEIGHTS name the folders; about an hour on two cores)
-	$(BIN)/python scripts/make_results.py --data $(DATA) --weights $(WEIGHTS)
+	$(BIN)/python scripts/make_results.py --data $(DATA) --weights $(WEIGHTS) $(if $(GENERATOR),--generator $(GENERATOR))
 
 bench-speed: setup ## docs/PERFORMANCE.md: aoi beside anomalib and plain torch (two hours on two idle cores; DATA and WEIGHTS as in results)
 	$(BIN)/python scripts/bench_speed.py $(if $(DATA),--data $(DATA)/mvtec_ad/transistor) $(if $(WEIGHTS),--weights $(WEIGHTS)/resnet18_imagenet_conv1-layer3.safetensors) $(SPEED)
