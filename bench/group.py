@@ -143,4 +143,5 @@ def with_own_image_score(group: Group, maps: np.ndarray, good: Scores, details: 
     """
     kept = np.flatnonzero(group.held_out.fold == 0)
     outcome = with_percentiles(group, maps, group.test.image_scores, good, kept)
-    return replace(outcome, image_threshold=baseline(group).image_threshold, details=details)
+    own = float(np.percentile(group.held_out.good.image_scores, group.plan.image_percentile))
+    return replace(outcome, image_threshold=own, details=details)
