@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 NONE = "none"
@@ -60,6 +62,10 @@ class Arm:
         name = f"{self.dataset}-{self.detector}-{generator_slug(self.generator)}-{self.coupling}-{self.seed}"
         return "-".join([name, *([] if self.amount is None else [f"first{self.amount}"]), *(_slugs(self.condition))])
 
+    def synth_folder(self, out: Path) -> Path:
+        """Where an ablation's output folder keeps the defects it is given."""
+        return out / "synth" / self.dataset / generator_slug(self.generator) / synth_name(self.seed, self.condition.shots)
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -99,3 +105,13 @@ def generator_slug(generator: str) -> str:
 
 def _slugs(condition: Condition) -> list[str]:
     return [re.sub(r"[^\w.]", "", text) for text in condition.text.split(", ") if text]
+
+
+def portions(missing: Iterable[Arm]) -> list[tuple[int, int]]:
+    """Seeds and numbers of good images whose arms share their defects."""
+    return list(dict.fromkeys((arm.seed, arm.condition.shots) for arm in missing))
+
+
+def synth_name(seed: int, shots: int) -> str:
+    """The folder of the defects of one seed, drawn on so many good images; 0 for all."""
+    return f"seed{seed}" + (f"-{shots}shots" if shots else "")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aoi
-from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug
+from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug, portions, synth_name
 from aoi.bench.axes import Stock
 from aoi.bench.couplings import RULES
 from aoi.bench.evidence import Archive
@@ -33,14 +33,15 @@ from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone, load_backbone
 from aoi.detect.detector import Detector, detector_family, make_detector
 from aoi.detect.weights import backbone_identity
+from aoi.engine.work import Engine
 
 HEAD_STRIDES = (8, 16)
 """Strides of the feature maps a head reads."""
 
 
 @dataclass(eq=False)
-class _Run:
-    """The state of one call: what is shared by all data sets, and what has been finished."""
+class Run:
+    """The state of one process: what is shared by all data sets, and what has been finished."""
 
     plan: Plan
     out: Path
@@ -62,6 +63,26 @@ class _Run:
         """How many arms there are."""
         return sum(len(arms) for arms in self.arms.values())
 
+    def missing(self, name: str, dataset: Dataset) -> dict[Arm, str]:
+        """The arms of one data set that are not on record, with their identities; the others are read."""
+        fingerprint, missing = dataset_fingerprint(dataset), {}
+        for arm in self.arms[name]:
+            identity = _identity(self, arm, fingerprint)
+            if self.read(arm, identity):
+                self.resumed += 1
+            else:
+                missing[arm] = identity
+        self.progress("bench", len(self.records), self.total)
+        return missing
+
+    def read(self, arm: Arm, identity: str) -> bool:
+        """Read a finished arm; False if it is not on record."""
+        record = self.ledger.read(arm, identity)
+        if record is None or not self.archive.has(record):
+            return False
+        self.records[arm] = record
+        return True
+
     @contextlib.contextmanager
     def timed(self, what: str) -> Any:
         """Book the time of a block under `what`."""
@@ -70,7 +91,7 @@ class _Run:
         self.seconds[what] = round(self.seconds.get(what, 0.0) + time.perf_counter() - began, 3)
 
 
-def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchResult:
+def run_bench(plan: Plan, out: Path, *, engine: Engine | None = None, progress: Progress = silent) -> BenchResult:
     """Run an ablation, or go on with one that was interrupted.
 
     `out` gets `results.json`, `results.csv`, `seeds.csv`, `results.md`, `plan.json`, `meta.json`, one record for each finished arm under
@@ -80,6 +101,7 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     Args:
         plan: what to compare; see `aoi.bench.plan.load_plan`.
         out: the output folder; records in it that belong to the same settings, data and weights are not computed again.
+        engine: who computes the arms; None is this process. The numbers do not depend on it.
         progress: called with stage `bench` for finished arms, and with the stages of the work in between.
 
     Raises:
@@ -90,18 +112,26 @@ def run_bench(plan: Plan, out: Path, *, progress: Progress = silent) -> BenchRes
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
     check_normal_folders(plan, datasets)
-    run = _prepare(plan, writable_folder(Path(out)), datasets, progress)
-    for name, dataset in datasets.items():
-        _run_dataset(run, name, dataset)
+    run = prepare(plan, writable_folder(Path(out)), datasets, progress, "cpu" if engine else plan.device)
+    write_json(run.out / "plan.json", plan.model_dump(mode="json"))
+    write_json(run.out / "meta.json", provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(run.backbone)})
+    missing = {name: run.missing(name, dataset) for name, dataset in datasets.items()}
+    if engine:
+        from aoi.bench.scale import scale_out
+
+        scale_out(run, missing, engine)
+    else:
+        for name, dataset in datasets.items():
+            run_dataset(run, name, dataset, missing[name])
     drop(run.out / ".cache")
     result = _result(run, datasets, time.perf_counter() - began)
     write_results(result)
     return result
 
 
-def _prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Progress) -> _Run:
+def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Progress, device: str) -> Run:
     """Load the backbone and refuse impossible detectors and options before any work is done."""
-    backbone = load_backbone(plan.backbone, plan.weights, device=plan.device)
+    backbone = load_backbone(plan.backbone, plan.weights, device=device)
     layers = {name: backbone.layers_for(detector_family(name).strides) for name in plan.detectors}
     for name in plan.detectors:
         make_detector(name, plan.options.get(name), layers=layers[name], seed=0, device=backbone.device)
@@ -109,11 +139,8 @@ def _prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: P
     selected = [backbone.layers_for(c.strides) for name in plan.detectors for c in plan.select.candidates.get(name, ()) if c.strides]
     every = {layer for found in (*layers.values(), head_layers, *(selected if "select" in plan.couplings else ())) for layer in found}
     backbone = backbone.with_layers(sorted(every))
-    write_json(out / "plan.json", plan.model_dump(mode="json"))
-    meta = provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(backbone)}
-    write_json(out / "meta.json", meta)
     arms = {name: arms_of(plan, name, dataset) for name, dataset in datasets.items()}
-    return _Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, arms)
+    return Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, arms)
 
 
 def arms_of(plan: Plan, name: str, dataset: Dataset) -> tuple[Arm, ...]:
@@ -122,23 +149,20 @@ def arms_of(plan: Plan, name: str, dataset: Dataset) -> tuple[Arm, ...]:
     return tuple(arm for detector in plan.detectors for seed in plan.seeds for arm in plan.arms(name, detector, seed, stock))
 
 
-def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
-    """Every arm of one data set; nothing is read from it if all of them are on record."""
-    fingerprint = dataset_fingerprint(dataset)
-    identities = {}
-    for arm in run.arms[name]:
-        identities[arm] = _identity(run, arm, fingerprint)
-    missing = []
-    for arm, identity in identities.items():
-        record = run.ledger.read(arm, identity)
-        if record is None or not run.archive.has(record):
-            missing.append(arm)
-        else:
-            run.records[arm] = record
-            run.resumed += 1
-    run.progress("bench", len(run.records), run.total)
+def run_dataset(run: Run, name: str, dataset: Dataset, missing: Mapping[Arm, str]) -> None:
+    """The missing arms of one data set, with their identities; nothing is read from it if there are none."""
     if not missing:
         return
+    cache = run.out / ".cache" / name
+    tests = real_sets(run, name, dataset, missing)
+    for seed, shots in portions(missing):
+        wanted = [arm for arm in missing if (arm.seed, arm.condition.shots) == (seed, shots)]
+        run_seed(run, tests, seed, shots, wanted, missing, cache)
+    drop(cache)
+
+
+def real_sets(run: Run, name: str, dataset: Dataset, missing: Iterable[Arm]) -> dict[str, RealImages]:
+    """The real images of one data set by the degradations that `missing` need."""
     cache = run.out / ".cache" / name
     with run.timed("features"):
         real = real_images(name, dataset, run.backbone, run.plan, cache, progress=run.progress)
@@ -147,13 +171,10 @@ def _run_dataset(run: _Run, name: str, dataset: Dataset) -> None:
             for name in dict.fromkeys(arm.condition.degradation for arm in missing)
         }
     run.archive.write_test_set(real)
-    for seed, shots in dict.fromkeys((arm.seed, arm.condition.shots) for arm in missing):
-        wanted = [arm for arm in missing if (arm.seed, arm.condition.shots) == (seed, shots)]
-        _run_seed(run, tests, seed, shots, wanted, identities, cache)
-    drop(cache)
+    return tests
 
 
-def _identity(run: _Run, arm: Arm, fingerprint: str) -> str:
+def _identity(run: Run, arm: Arm, fingerprint: str) -> str:
     """Everything that decides the numbers of an arm."""
     cell: list[Any] = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
     if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
@@ -162,8 +183,8 @@ def _identity(run: _Run, arm: Arm, fingerprint: str) -> str:
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 
-def _run_seed(
-    run: _Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path
+def run_seed(
+    run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path
 ) -> None:
     """The arms of one seed and so many good images: defects are made once and serve every detector, coupling and degradation.
 
@@ -190,17 +211,8 @@ def _run_seed(
     drop(seed_cache)
 
 
-def _synth_folder(run: _Run, arm: Arm) -> Path:
-    return run.out / "synth" / arm.dataset / generator_slug(arm.generator) / synth_name(arm.seed, arm.condition.shots)
-
-
-def synth_name(seed: int, shots: int) -> str:
-    """The folder of the defects of one seed, drawn on so many good images; 0 for all."""
-    return f"seed{seed}" + (f"-{shots}shots" if shots else "")
-
-
 def _groups(
-    run: _Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, cache: Path
+    run: Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, cache: Path
 ) -> dict[str, Group]:
     """By degradation what arms share: the detector is fitted once."""
     layers = run.layers[detector]
@@ -226,14 +238,14 @@ def _groups(
     return {name: group(name, real) for name, real in tests.items()}
 
 
-def _variant(run: _Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
+def _variant(run: Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
     """A detector with a candidate's settings, without smoothing, and the feature maps it reads."""
     layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
     options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
     return make_detector(detector, options, layers=layers, seed=seed, device=run.backbone.device), layers
 
 
-def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
+def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
     began = time.perf_counter()
     with run.timed(arm.coupling if not arm.is_baseline else "baseline"):
         outcome = baseline(group) if arm.is_baseline else RULES[arm.coupling](group, arm.generator, run.progress)
@@ -255,12 +267,12 @@ def _run_arm(run: _Run, group: Group, arm: Arm, identity: str) -> None:
     run.progress("bench", len(run.records), run.total)
 
 
-def _result(run: _Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchResult:
+def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchResult:
     ordered = [arm for name in datasets for arm in run.arms[name]]
     previews = {
         f"{arm.dataset}/{arm.generator}": str(path)
         for arm in ordered
-        if not arm.is_baseline and (path := _synth_folder(run, arm) / "preview.png").is_file()
+        if not arm.is_baseline and (path := arm.synth_folder(run.out) / "preview.png").is_file()
     }
     counts = {arm.dataset: run.records[arm]["counts"] for arm in ordered}  # of what was tested, which may be less than the data set holds
     records = {arm: run.records[arm] for arm in ordered}

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from aoi.terminal.groups import group_with_default
-from aoi.terminal.options import PLAIN, Backbone, Json, Out, Weights
-from aoi.terminal.output import emit, progress_bars
+from aoi.terminal.options import PLAIN, Backbone, EngineName, Json, Out, Retries, TaskCpus, TaskGpus, Weights
+from aoi.terminal.output import emit, note, progress_bars
 
 bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
 
@@ -33,19 +33,25 @@ def run_ablation(
     weights: Weights = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    engine: EngineName = "local",
+    task_cpus: TaskCpus = None,
+    task_gpus: TaskGpus = None,
+    retries: Retries = None,
     json: Json = False,
 ) -> None:
     """Measure what invented defects do to AUROC and AUPRO on real test images."""
     from aoi.bench.plan import load_plan
     from aoi.bench.run import run_bench
+    from aoi.engine.choose import engine_named
 
+    place = engine_named(engine, cpus=task_cpus, gpus=task_gpus, retries=retries, say=note)
     config, folders = split_words(words or [], datasets)
     plan = load_plan(
         config, datasets=folders, detectors=detectors, generators=generators, couplings=couplings, seeds=seeds, count=count,
         amounts=amounts, shots=shots, degradation=degradation, backbone=backbone, weights=weights, image_size=image_size, device=device,
     )  # fmt: skip
     with progress_bars() as progress:
-        result = run_bench(plan, out, progress=progress)
+        result = run_bench(plan, out, engine=place, progress=progress)
     emit(result, as_json=json)
 
 

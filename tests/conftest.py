@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from aoi.engine.work import Needs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,3 +108,70 @@ def tiny_inpainting_xl(tiny_inpainting, tmp_path_factory) -> Path:
         scheduler=DDIMScheduler.from_pretrained(tiny_inpainting / "scheduler"), add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
     return folder
+
+
+class Elsewhere:
+    """An engine in this process that does tasks in an order of its own, with as many states as workers, and some of them twice.
+
+    Args:
+        seed: of the order.
+        workers: each begins by itself.
+    """
+
+    is_remote = True
+
+    def __init__(self, seed: int = 0, workers: int = 2) -> None:
+        self.order, self.workers = random.Random(seed), workers
+        self.names: list[str] = []
+
+    def run(self, work, tasks, *, needs=Needs(), tick=lambda: None):
+        assert all(path.exists() for path in needs.paths)
+        states, waiting, done = [work.start() for _ in range(self.workers)], list(tasks), set()
+        while waiting:
+            task = self.order.choice([task for task in waiting if done.issuperset(task.after)])
+            waiting.remove(task)
+            for _ in range(self.order.randint(1, 2)):
+                result = work.perform(self.order.choice(states), task.argument)
+            tick()
+            done.add(task.name)
+            self.names.append(task.name)
+            yield task.name, result
+
+
+@pytest.fixture
+def elsewhere() -> type[Elsewhere]:
+    """An engine whose workers might be anywhere."""
+    return Elsewhere
+
+
+@pytest.fixture
+def kill_a_worker():
+    """Kills a Ray worker that is performing a task, once a condition holds, while the test goes on; returns who died."""
+    import psutil
+
+    deaths: list[int] = []
+    stop = threading.Event()
+    threads = []
+
+    def busy() -> int | None:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::_perform"):
+                    return process.pid
+        return None
+
+    def watch(when) -> None:
+        while not deaths and not stop.wait(0.02):
+            if when() and (pid := busy()) is not None:
+                os.kill(pid, signal.SIGKILL)
+                deaths.append(pid)
+
+    def start(when) -> list[int]:
+        threads.append(threading.Thread(target=watch, args=(when,)))
+        threads[-1].start()
+        return deaths
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join()

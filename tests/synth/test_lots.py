@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,28 +27,6 @@ except ImportError:
     ray = None
 needs_ray = pytest.mark.skipif(ray is None, reason="needs the package ray: pip install 'aoi[ray]'")
 PAINTED = []
-
-
-class Elsewhere:
-    """An engine that does tasks in an order of its own, with as many states as workers, and some of them twice."""
-
-    is_remote = True
-
-    def __init__(self, seed: int = 0, workers: int = 2) -> None:
-        self.order, self.workers = random.Random(seed), workers
-        self.names: list[str] = []
-
-    def run(self, work, tasks, *, needs=Needs(), tick=lambda: None):
-        assert all(path.exists() for path in needs.paths)
-        states = [work.start() for _ in range(self.workers)]
-        tasks = list(tasks)
-        self.order.shuffle(tasks)
-        for task in tasks:
-            self.names.append(task.name)
-            for _ in range(self.order.randint(1, 2)):
-                result = work.perform(self.order.choice(states), task.argument)
-            tick()
-            yield task.name, result
 
 
 class Crowd:
@@ -107,10 +81,10 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("generator", ["crowd", "perlin"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_same_bytes_here_and_elsewhere(goods, tmp_path, generator, seed) -> None:
+def test_the_same_bytes_here_and_elsewhere(goods, tmp_path, generator, seed, elsewhere) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     report = generate_dataset(goods, here, options(generator))
-    engine, reported = Elsewhere(seed), []
+    engine, reported = elsewhere(seed), []
     progress = lambda stage, done, total: reported.append((stage, done, total))  # noqa: E731
     other = generate_dataset(goods, there, options(generator), engine=engine, progress=progress)
     assert len(engine.names) == 4
@@ -134,7 +108,7 @@ def test_defects_share_batches_within_their_lot_only(goods, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("stop", [1, 3, 6, 9])
 @pytest.mark.parametrize(("begun", "ended"), [(True, True), (True, False), (False, True)])
-def test_a_run_begun_by_one_engine_is_ended_by_another(goods, tmp_path, monkeypatch, stop, begun, ended) -> None:
+def test_a_run_begun_by_one_engine_is_ended_by_another(goods, tmp_path, monkeypatch, stop, begun, ended, elsewhere) -> None:
     generate_dataset(goods, tmp_path / "whole", options("crowd"))
     painted, left, out = batched.BatchedRun._paint, [stop], tmp_path / "out"
 
@@ -146,17 +120,17 @@ def test_a_run_begun_by_one_engine_is_ended_by_another(goods, tmp_path, monkeypa
 
     monkeypatch.setattr(batched.BatchedRun, "_paint", dying)
     with pytest.raises(KeyboardInterrupt):
-        generate_dataset(goods, out, options("crowd"), engine=Elsewhere(stop) if begun else None)
+        generate_dataset(goods, out, options("crowd"), engine=elsewhere(stop) if begun else None)
     monkeypatch.setattr(batched.BatchedRun, "_paint", painted)
-    generate_dataset(goods, out, options("crowd"), engine=Elsewhere(stop + 1) if ended else None)
+    generate_dataset(goods, out, options("crowd"), engine=elsewhere(stop + 1) if ended else None)
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_lot_goes_on_where_its_dead_worker_was(goods, tmp_path, monkeypatch) -> None:
+def test_a_lot_goes_on_where_its_dead_worker_was(goods, tmp_path, monkeypatch, elsewhere) -> None:
     """What it had journalled is not painted again, and a torn image is."""
     generate_dataset(goods, tmp_path / "whole", options("crowd"))
     batches, out = len(PAINTED), tmp_path / "out"
-    generate_dataset(goods, out, options("crowd"), engine=Elsewhere(0, 1))
+    generate_dataset(goods, out, options("crowd"), engine=elsewhere(0, 1))
     shutil.rmtree(out)
     monkeypatch.setattr(lots, "LOT", 100)
     generate_dataset(goods, tmp_path / "one lot", options("crowd"))
@@ -170,13 +144,13 @@ def test_a_lot_goes_on_where_its_dead_worker_was(goods, tmp_path, monkeypatch) -
 
     monkeypatch.setattr(batched.BatchedRun, "_paint", dying)
     with pytest.raises(KeyboardInterrupt):
-        generate_dataset(goods, out, options("crowd"), engine=Elsewhere())
+        generate_dataset(goods, out, options("crowd"), engine=elsewhere())
     monkeypatch.setattr(batched.BatchedRun, "_paint", painted)
     noted = [row for row in read_jsonl(lot_journal(out, 0)) if "pending" not in row]
     assert noted
     assert not (out / JOURNAL).exists()
     PAINTED.clear()
-    generate_dataset(goods, out, options("crowd"), engine=Elsewhere())
+    generate_dataset(goods, out, options("crowd"), engine=elsewhere())
     assert 0 < len(PAINTED) < batches
     assert contents(out) == contents(tmp_path / "one lot")
 
@@ -201,37 +175,17 @@ def cluster():
     ray.shutdown()
 
 
-def busy_worker() -> int | None:
-    """The process of a worker that performs a task."""
-    import psutil
-
-    names = ((process, process.name()) for process in psutil.Process().children(recursive=True) if process.is_running())
-    return next((process.pid for process, name in names if name.startswith("ray::_perform")), None)
-
-
-def kill_one(when, deaths: list[int]) -> None:
-    """Kill a worker at work as soon as `when()` says so."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not deaths:
-        if when() and (pid := busy_worker()) is not None:
-            os.kill(pid, signal.SIGKILL)
-            deaths.append(pid)
-        time.sleep(0.02)
-
-
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_worker_killed_midway_changes_no_byte(cluster, goods, tmp_path, monkeypatch) -> None:
+def test_a_worker_killed_midway_changes_no_byte(cluster, goods, tmp_path, kill_a_worker) -> None:
     from aoi.engine.cluster import RayEngine
 
     asked, out = options("perlin", count=400, workers=1), tmp_path / "there"
     generate_dataset(goods, tmp_path / "here", asked)
-    deaths, said = [], []
-    killer = threading.Thread(target=kill_one, args=(lambda: len(list(out.glob("test/*/*.png"))) > 60, deaths))
-    killer.start()
+    said: list[str] = []
+    deaths = kill_a_worker(lambda: len(list(out.glob("test/*/*.png"))) > 60)
     report = generate_dataset(goods, out, asked, engine=RayEngine(say=said.append))
-    killer.join()
     assert report.made + report.abandoned == 400
     assert deaths
     assert any("trying again" in text for text in said)

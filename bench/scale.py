@@ -1,0 +1,142 @@
+"""The ablation as tasks: the real images of a data set once, then every seed by itself, on whatever machines an engine has."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from aoi.bench.arms import Arm, portions
+from aoi.bench.material import RealImages, check_datasets, dataset_names, drop
+from aoi.bench.plan import Plan
+from aoi.bench.run import Run, prepare, real_sets, run_seed
+from aoi.data.progress import silent
+from aoi.data.sample import Dataset
+from aoi.engine.work import Engine, Needs, Task, Work
+from aoi.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one task computes."""
+
+    dataset: str
+    wanted: Mapping[Arm, str]
+    """Arms with their identities."""
+    portion: tuple[int, int] | None
+    """Seed and number of good images; None for the real images, which all portions share."""
+
+
+@dataclass(eq=False)
+class Desk:
+    """What a worker process keeps from one task to the next."""
+
+    run: Run
+    datasets: dict[str, Dataset]
+    tests: dict[tuple[str, ...], dict[str, RealImages]] = field(default_factory=dict)
+    """The real images of the data set it was busy with last."""
+
+    def real_sets(self, step: Step) -> dict[str, RealImages]:
+        """Read, or still at hand; their features come from the disk once a first task has put them there."""
+        key = (step.dataset, *sorted({arm.condition.degradation for arm in step.wanted}))
+        if key not in self.tests:
+            self.tests = {key: real_sets(self.run, step.dataset, self.datasets[step.dataset], step.wanted)}
+        return self.tests[key]
+
+
+def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine) -> None:
+    """Have every missing arm computed by `engine`, and read the records; the workers write them where this process would.
+
+    Args:
+        run: gets the records and the seconds that the workers spent.
+        missing: identities by data set and arm.
+
+    Raises:
+        ConfigError: the plan names one GPU, where the engine chooses.
+        DataError, ModelError: as the first task raised it.
+    """
+    waiting = {arm: identity for arms in missing.values() for arm, identity in arms.items()}
+    if not waiting:
+        return
+    steps = dict(steps_of(missing))
+    work = Work(partial(begin, run.plan, run.out, run.backbone.fingerprint), perform)
+    tasks = [Task(name, step, () if step.portion is None else (_real(step.dataset),)) for name, step in steps.items()]
+    left = {name: sum(step.dataset == name for step in steps.values()) for name in missing}
+    for name, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
+        for what, spent in seconds.items():
+            run.seconds[what] = round(run.seconds.get(what, 0.0) + spent, 3)
+        dataset = steps[name].dataset
+        left[dataset] -= 1
+        if not left[dataset]:
+            drop(run.out / ".cache" / dataset)
+    _collect(run, waiting)
+    if waiting:
+        arm = next(iter(waiting))
+        raise ModelError(f"no record of {arm.key} arrived in {run.out / 'arms'}", hint="see that the folder is the same on every node")
+
+
+def steps_of(missing: Mapping[str, Mapping[Arm, str]]) -> Iterator[tuple[str, Step]]:
+    """Every task by its name: the real images of each data set before its portions."""
+    for dataset, arms in missing.items():
+        if arms:
+            yield _real(dataset), Step(dataset, arms, None)
+        for seed, shots in portions(arms):
+            wanted = {arm: identity for arm, identity in arms.items() if (arm.seed, arm.condition.shots) == (seed, shots)}
+            yield f"{dataset}, seed {seed}" + (f", {shots} good images" if shots else ""), Step(dataset, wanted, (seed, shots))
+
+
+def _real(dataset: str) -> str:
+    return f"the real images of {dataset}"
+
+
+def needs(plan: Plan, out: Path) -> Needs:
+    """What a task takes and sees.
+
+    Raises:
+        ConfigError: the plan names one GPU among several.
+    """
+    if plan.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {plan.device} names a GPU, which a cluster chooses itself", hint="use --device cuda, or auto")
+    named = [plan.weights, plan.textures, plan.diffusion.model, *plan.normals.folders.values(), *plan.generators]
+    files = tuple(path for path in (Path(each) for each in named if each is not None) if path.exists())
+    return Needs(None, None if plan.device == "auto" else float(plan.device == "cuda"), (*plan.datasets, *files), out)
+
+
+def begin(plan: Plan, out: Path, fingerprint: str) -> Desk:
+    """A worker's desk.
+
+    Raises:
+        ModelError: this machine finds other weights than the command did.
+    """
+    datasets = dataset_names(plan.datasets)
+    check_datasets(datasets)
+    run = prepare(plan, out, datasets, silent, plan.device)
+    if run.backbone.fingerprint != fingerprint:
+        raise ModelError(
+            f"the worker on {socket.gethostname()} finds other weights of {run.backbone.name} than the command",
+            hint="name the file with --weights, in a folder that every node has",
+        )
+    return Desk(run, datasets)
+
+
+def perform(desk: Desk, step: Step) -> dict[str, float]:
+    """One task: its arms are on record afterwards, those that a lost worker had finished included; the seconds spent."""
+    run = desk.run
+    run.seconds.clear()
+    wanted = [arm for arm, identity in step.wanted.items() if not run.read(arm, identity)]
+    if wanted:
+        tests = desk.real_sets(step)
+        if step.portion is not None:
+            run_seed(run, tests, *step.portion, wanted, step.wanted, run.out / ".cache" / step.dataset)
+    run.records.clear()
+    return dict(run.seconds)
+
+
+def _collect(run: Run, waiting: dict[Arm, str]) -> None:
+    """Read the records that have arrived, and report them."""
+    for arm, identity in list(waiting.items()):
+        if run.ledger.path(arm).exists() and run.read(arm, identity):
+            del waiting[arm]
+    run.progress("bench", len(run.records), run.total)
