@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aoi.engine.local import usable_cores
+from aoi.engine.local import CORES, usable_cores
 from aoi.engine.schedule import Schedule, WorkerLost
 from aoi.engine.site import Site, carried_environment, site_of
 from aoi.engine.work import Argument, Needs, Result, State, Task, Work
@@ -158,7 +158,7 @@ class _Workers:
         self.ray = ray_library()
         self.call = secrets.token_hex(8)
         self.shared = [self.ray.put((site, work))]  # in a list, so that it is fetched once for each process, not for each task
-        variables = carried_environment(site.threads or max(1, int(cpus)))
+        variables = carried_environment(site.threads or max(1, int(cpus))) | {CORES: str(max(1, int(cpus)))}
         if not gpus:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         self.perform = self.ray.remote(

@@ -15,6 +15,7 @@ from aoi.engine.schedule import Schedule
 from aoi.engine.work import Argument, Needs, Result, State, Task, Work
 from aoi.errors import BackendUnavailable
 
+CORES = "AOI_CORES"
 _AHEAD = 8
 """Tasks that lie ready for each process, so that none waits for the next."""
 
@@ -57,7 +58,10 @@ class LocalEngine:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Cores this process may use: `AOI_CORES` of them where that says so, as in a task that shares its machine with others, else all."""
+    share = os.environ.get(CORES, "")
+    if share.isdigit():
+        return max(1, int(share))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

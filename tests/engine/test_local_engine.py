@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aoi.engine.choose import engine_named
-from aoi.engine.local import LocalEngine
+from aoi.engine.local import LocalEngine, usable_cores
 from aoi.engine.schedule import Schedule, WorkerLost
 from aoi.engine.work import Task, Work
 from aoi.errors import BackendUnavailable, ConfigError
@@ -147,3 +147,11 @@ def test_an_option_of_another_engine_is_refused() -> None:
             engine_named(name, **options)
         assert caught.value.hint
     assert engine_named("local", workers=3) is None
+
+
+def test_a_process_may_be_given_a_share_of_the_cores(monkeypatch) -> None:
+    monkeypatch.delenv("AOI_CORES", raising=False)
+    assert usable_cores() >= 1
+    for said, cores in (("3", 3), ("0", 1), ("many", usable_cores())):
+        monkeypatch.setenv("AOI_CORES", said)
+        assert usable_cores() == cores

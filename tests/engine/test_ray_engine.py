@@ -48,7 +48,7 @@ def begin() -> dict:
 
 def look(state: dict, argument: float) -> dict:
     time.sleep(argument)
-    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "AOI_ANY")
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "AOI_ANY", "AOI_CORES")
     return state | {"at": time.time(), "folder": os.getcwd(), "environment": {name: os.environ.get(name) for name in names}}
 
 
@@ -82,7 +82,7 @@ def test_two_workers_each_begin_once_and_stand_where_the_command_stands(cluster,
     assert len({(each["pid"], each["begun"]) for each in found.values()}) == len({each["pid"] for each in found.values()}) == 2
     assert {each["folder"] for each in found.values()} == {str(tmp_path)}
     environments = [each["environment"] for each in found.values()]
-    assert environments == [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "AOI_ANY": "yes"}] * 10
+    assert environments == [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "AOI_ANY": "yes", "AOI_CORES": "1"}] * 10
     assert list(tmp_path.iterdir()) == []
 
 
