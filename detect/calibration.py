@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from aoi.data.progress import Progress, silent
+from aoi.detect.approximate import SearchQuality, merged
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
+from aoi.detect.patchcore import PatchCore
 from aoi.detect.verdict import Thresholds, ThresholdSource
 from aoi.errors import ConfigError
 
@@ -27,6 +29,8 @@ class GoodScores:
     indices: np.ndarray
     """Positions in the training set, int64."""
     source: ThresholdSource
+    search: SearchQuality | None = None
+    """What an approximate search misses, on the same images; None where the search is exact."""
 
 
 def good_scores(
@@ -53,7 +57,7 @@ def good_scores(
         ConfigError: too few images to hold any out.
     """
     if source == "train":
-        return GoodScores(fitted.score(features), np.arange(len(features)), source)
+        return GoodScores(fitted.score(features), np.arange(len(features)), source, merged(_searched(fitted, features, held_out=False)))
     folds = min(folds, len(features))
     if folds < 2 or len(features) < 4:
         raise ConfigError(
@@ -64,15 +68,22 @@ def good_scores(
     parts = np.array_split(order, folds) if source == "crossval" else [order[: max(1, round(len(order) * HOLDOUT_SHARE))]]
     indices = np.sort(np.concatenate(parts))
     maps, images = np.empty((len(indices), *features.image_size), np.float32), np.empty(len(indices))
+    searched: list[SearchQuality] = []
     for i, held_out in enumerate(parts):
         progress("thresholds", i, len(parts))
         model = make()
         model.fit(features.take(np.setdiff1d(order, held_out)))
         found = model.score(features.take(held_out))
+        searched += _searched(model, features.take(held_out), held_out=True)
         where = np.searchsorted(indices, held_out)
         maps[where], images[where] = found.maps, found.image_scores
     progress("thresholds", len(parts), len(parts))
-    return GoodScores(Scores(maps, images), indices, source)
+    return GoodScores(Scores(maps, images), indices, source, merged(searched))
+
+
+def _searched(model: Detector, features: FeatureSet, *, held_out: bool) -> list[SearchQuality]:
+    quality = model.search_quality(features, held_out=held_out) if isinstance(model, PatchCore) else None
+    return [] if quality is None else [quality]
 
 
 def thresholds_from(

@@ -73,11 +73,14 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) and value <= 1 else f"{value:g}"
 
 
-def compare_runs(runs: list[Path], out: Path, *, device: str = "auto", progress: Progress = silent) -> ComparisonReport:
+def compare_runs(
+    runs: list[Path], out: Path, *, device: str = "auto", exact_search: bool = False, progress: Progress = silent
+) -> ComparisonReport:
     """Put runs of one category side by side: a table, and overlays of good parts and of mild, medium and severe defects.
 
     A run that has not been evaluated yet is evaluated first. Severity is the defect's area: the examples are the ones nearest to
-    the smallest, the median and the largest ground-truth mask of the test set.
+    the smallest, the median and the largest ground-truth mask of the test set. With `exact_search` memory banks are searched exactly,
+    whatever the runs were fitted with.
 
     Raises:
         ConfigError: fewer than two runs, or runs of different data sets.
@@ -90,17 +93,18 @@ def compare_runs(runs: list[Path], out: Path, *, device: str = "auto", progress:
         raise ConfigError("these runs were fitted on different data sets", hint="compare runs of one data set")
     writable_folder(out)
     source = open_dataset(Path(configs[0].dataset))
-    rows = tuple(_metrics_of(run, config, device, progress) for run, config in zip(runs, configs, strict=True))
-    pictures = _draw(source, runs, rows, out / "overlays", device, progress)
+    rows = tuple(_metrics_of(run, config, device, exact_search, progress) for run, config in zip(runs, configs, strict=True))
+    predictors = [Predictor(run, device=device, exact_search=exact_search) for run in runs]
+    pictures = _draw(source, predictors, rows, out / "overlays", progress)
     report = ComparisonReport(source.name, rows, pictures, out)
     write_text(out / "comparison.md", report.table())
     write_json(out / "comparison_report.json", report.as_dict())
     return report
 
 
-def _metrics_of(run: Path, config: RunConfig, device: str, progress: Progress) -> dict[str, Any]:
+def _metrics_of(run: Path, config: RunConfig, device: str, exact_search: bool, progress: Progress) -> dict[str, Any]:
     if not (run / "metrics.json").is_file():
-        evaluate_run(run, device=device, progress=progress)
+        evaluate_run(run, device=device, exact_search=exact_search, progress=progress)
     metrics = read_json(run / "metrics.json")
     return {**metrics, "run": run.resolve().name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
 
@@ -128,9 +132,8 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _draw(
-    source: Dataset, runs: list[Path], rows: tuple[dict[str, Any], ...], folder: Path, device: str, progress: Progress
+    source: Dataset, predictors: list[Predictor], rows: tuple[dict[str, Any], ...], folder: Path, progress: Progress
 ) -> tuple[Path, ...]:
-    predictors = [Predictor(run, device=device) for run in runs]
     examples = example_samples(source)
     written = []
     for i, (heading, sample) in enumerate(examples):

@@ -92,8 +92,9 @@ class EvaluationReport:
 
 
 def evaluate_run(
-    run: Path, *, dataset: Path | None = None, device: str = "auto", streamed: bool | None = None, progress: Progress = silent
-) -> EvaluationReport:
+    run: Path, *, dataset: Path | None = None, device: str = "auto", streamed: bool | None = None, exact_search: bool = False,
+    progress: Progress = silent,
+) -> EvaluationReport:  # fmt: skip
     """Score the test images of the run's data set, write `metrics.json` and `preds_test.jsonl`.
 
     Args:
@@ -102,6 +103,7 @@ def evaluate_run(
         device: of the backbone and the detector.
         streamed: count the pixels' scores in bins and forget the maps, in memory that does not grow with the images, with a bound on what
             that costs (`aoi.metrics.streaming`); None where the maps would take more than `KEPT_BYTES`.
+        exact_search: search the memory bank exactly, whatever the run was fitted with.
         progress: called with stage `evaluate`.
 
     Raises:
@@ -114,7 +116,7 @@ def evaluate_run(
     if not source.test:
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
     watch = Stopwatch()
-    detector, backbone = load_detector(folder, device=device)
+    detector, backbone = load_detector(folder, device=device, exact_search=exact_search)
     watch.lap("load")
     seen = _Seen(source.test, detector, backbone, config.image_size, watch, progress)
     if streamed is None:

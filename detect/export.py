@@ -108,7 +108,7 @@ def _write(
 ) -> ExportReport:  # fmt: skip
     folder, thresholds = ExportFolder(part), run.read_thresholds()
     calibration = _calibration(graph, run) if precision == "int8" else pixels[:0]
-    reference = Predictor(run.root, device="cpu").scores(list(pixels))
+    reference = Predictor(run.root, device="cpu", exact_search=True).scores(list(pixels))
     write_network(graph, kind, part, precision=precision, calibration=calibration)
     if kind == "openvino" and graph.config.model == "patchcore":
         bank = graph.scores.bank + graph.scores.offset  # type: ignore[operator]

@@ -176,7 +176,7 @@ def load_graph(run: Path) -> DetectorGraph:
     """
     folder = RunFolder(run)
     config = folder.read_config()
-    detector, backbone = load_detector(folder, device="cpu")
+    detector, backbone = load_detector(folder, device="cpu", exact_search=True)
     if config.model not in ("patchcore", "padim"):
         raise ConfigError(f"a {config.model} run cannot be exported", hint="export a patchcore or padim run")
     embed = _patch_features(config) if config.model == "patchcore" else _channels_at_positions(config, detector.state(), backbone)

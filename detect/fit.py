@@ -18,6 +18,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
 from aoi.data.sample import Dataset
 from aoi.data.sources import require_train_good
+from aoi.detect.approximate import SearchQuality
 from aoi.detect.backbones import Backbone, load_backbone
 from aoi.detect.calibration import (
     IMAGE_PERCENTILE,
@@ -77,6 +78,8 @@ class FitReport:
     peak_memory_mb: float
     skipped: tuple[BadImage, ...]
     resumed: bool
+    search: SearchQuality | None
+    """What an approximate search misses; None where the search is exact."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; the thresholds at the top level, as in `evaluate`."""
@@ -96,6 +99,7 @@ class FitReport:
             "peak_memory_mb": self.peak_memory_mb,
             "skipped": [bad.as_dict() for bad in self.skipped],
             "resumed": self.resumed,
+            "search": None if self.search is None else self.search.as_dict(),
         }
 
     def summary(self) -> str:
@@ -104,6 +108,7 @@ class FitReport:
             f"{self.model} on {self.category}: {self.num_train} good images, backbone {self.backbone} ({self.backbone_source})",
             f"image threshold {self.thresholds.image_threshold:.4g}, pixel threshold {self.thresholds.pixel_threshold:.4g} "
             f"({self.thresholds.source}, {self.thresholds.num_images} good images)",
+            *([] if self.search is None else [self.search.summary()]),
             "already fitted with these settings" if self.resumed else f"fitted in {self.seconds['total']:.1f} s",
             f"run folder: {self.run}",
         ]
@@ -155,7 +160,7 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     _write(folder, detector, backbone, thresholds, good, features)
     report = FitReport(
         folder.root, config.model, config.category, backbone.name, backbone.source, len(features), thresholds,
-        watch.seconds(), peak_memory_mb(), extraction.bad, resumed=False,
+        watch.seconds(), peak_memory_mb(), extraction.bad, resumed=False, search=good.search,
     )  # fmt: skip
     _declare_whole(folder, report, config, backbone, fingerprint)
     return report
@@ -213,6 +218,7 @@ def _finished(folder: RunFolder, config: RunConfig, fingerprint: str, backbone: 
     return FitReport(
         folder.root, config.model, config.category, backbone.name, backbone.source, meta["num_train"], folder.read_thresholds(),
         meta["seconds"], meta["peak_memory_mb"], skipped, resumed=True,
+        search=SearchQuality(**meta["search"]) if meta.get("search") else None,
     )  # fmt: skip
 
 
@@ -233,6 +239,6 @@ def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, back
     meta = provenance("detect fit", seed=config.seed, inputs={"dataset": fingerprint})
     meta |= {"backbone": backbone_identity(backbone), "threshold_source": config.threshold_source}
     details = report.as_dict()
-    meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped")}
+    meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped", "search")}
     write_meta(folder, meta)
     shutil.rmtree(folder.cache, ignore_errors=True)

@@ -99,6 +99,7 @@ def inspect(
     device: str = "auto",
     runtime: Runtime = "torch",
     arithmetic: str = "fp32",
+    exact_search: bool = False,
     progress: Progress = silent,
 ) -> InspectionReport:
     """Inspect a file, a folder or a glob with a fitted run.
@@ -111,6 +112,7 @@ def inspect(
         device: torch only.
         runtime: what the network runs on; `openvino` and `onnx` never import torch.
         arithmetic: `fp32` or `bf16`, openvino only.
+        exact_search: torch only: search the memory bank exactly, whatever the run was fitted with; exports always do.
 
     Raises:
         DataError: no images there, or none of them readable, or `out` cannot be written.
@@ -118,7 +120,7 @@ def inspect(
         BackendUnavailable: the runtime is not installed.
     """
     paths = _images_of(source)
-    looker = _looker(run, runtime, device, arithmetic)
+    looker = _looker(run, runtime, device, arithmetic, exact_search=exact_search)
     target = writable_folder(out or run / "predictions")
     journal = Journal(target / JOURNAL, looker.fingerprint, overlays)
     watch = Stopwatch()
@@ -157,11 +159,11 @@ def inspect(
     return report
 
 
-def _looker(run: Path, runtime: Runtime, device: str, arithmetic: str) -> Looker:
+def _looker(run: Path, runtime: Runtime, device: str, arithmetic: str, *, exact_search: bool) -> Looker:
     if runtime == "torch":
         from aoi.detect.predictor import Predictor
 
-        return Predictor(run, device=device)
+        return Predictor(run, device=device, exact_search=exact_search)
     from aoi.detect.runtime.predictor import RuntimePredictor
 
     return RuntimePredictor(run, runtime, arithmetic=arithmetic)

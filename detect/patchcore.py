@@ -13,12 +13,16 @@ from torch.nn import functional
 from aoi.configs.strict import StrictModel
 from aoi.data.progress import Progress, silent
 from aoi.detect.anomaly_map import Upsampling, anomaly_maps
+from aoi.detect.approximate import QUERIES, GraphBank, SearchQuality, require_faiss
 from aoi.detect.coreset import Coreset, greedy_k_center
 from aoi.detect.detector import Scores, register_detector
 from aoi.detect.features import FeatureSet
 from aoi.detect.neighbours import MemoryBank
 from aoi.detect.patches import channels_last, collected
 from aoi.errors import ConfigError, ModelError
+
+IMAGES = 64
+"""Whose patches an approximate search is measured on, at most."""
 
 
 class PatchCoreOptions(StrictModel):
@@ -34,6 +38,9 @@ class PatchCoreOptions(StrictModel):
     )
     upsampling: Upsampling = Field("bilinear", description="how patch scores reach image size before smoothing")
     blur_sigma: float = Field(4.0, ge=0, description="standard deviation of the map's Gaussian, pixels")
+    search: Literal["exact", "hnsw"] = Field(
+        "exact", description="hnsw: an approximation that needs faiss; what it misses is measured when fitting and kept in the run"
+    )
     memory_gb: float = Field(
         2.0,
         gt=0,
@@ -68,6 +75,8 @@ class PatchCore:
     def __init__(self, options: PatchCoreOptions, *, layers: tuple[str, ...], seed: int, device: str = "cpu") -> None:
         if options.patch_size % 2 == 0:
             raise ConfigError(f"patch_size {options.patch_size} is even", hint="use 1, 3, 5 or another odd number")
+        if options.search == "hnsw":
+            require_faiss()  # before anything is computed
         self.options = options
         self.layers = layers
         self.seed = seed
@@ -91,7 +100,7 @@ class PatchCore:
             k = max(1, int(count * self.options.coreset_ratio))
             self.coreset = greedy_k_center(patches.rows, k, start=start, progress=progress)
             chosen = torch.from_numpy(self.coreset.indices).to(patches.rows.device)
-            self._set_bank(patches.rows[chosen].float().to(self.device))
+            self._set_bank(patches.rows[chosen].float().to(self.device), progress=progress)
             self.largest_rounding = patches.largest_rounding
 
     def embedding(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -100,9 +109,23 @@ class PatchCore:
             {name: channels_last(maps[name].to(self.device)) for name in self.layers}, self.layers, self.options.patch_size
         )
 
-    def _set_bank(self, features: torch.Tensor) -> None:
+    def _set_bank(self, features: torch.Tensor, graph: np.ndarray | None = None, *, progress: Progress = silent) -> None:
         self._features = features.cpu().numpy()
-        self.bank = MemoryBank(features)
+        self.bank = MemoryBank(features) if self.options.search == "exact" else GraphBank(features, graph, progress=progress)
+
+    def search_quality(self, features: FeatureSet, *, held_out: bool) -> SearchQuality | None:
+        """What an approximate search misses on a sample of the patches of some good images; None for the exact search.
+
+        Args:
+            features: of at least one image.
+            held_out: whether the bank was fitted without these images.
+        """
+        if not isinstance(self.bank, GraphBank):
+            return None
+        rng = np.random.default_rng([self.seed, 2])
+        chosen = features.take(np.sort(rng.permutation(len(features))[:IMAGES]))
+        rows = torch.cat([_rows(self.embedding(maps)) for maps in chosen.batches(16)])
+        return self.bank.quality(rows[torch.from_numpy(rng.permutation(len(rows))[:QUERIES]).to(rows.device)], held_out=held_out)
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
         """Distances of every patch to the bank as smooth maps, and the image scores that `image_score` asks for."""
@@ -141,12 +164,13 @@ class PatchCore:
         return (1 - support.softmax(1)[:, 0]) * distance
 
     def state(self) -> dict[str, np.ndarray]:
-        """The bank, M×D float32."""
-        return {"memory_bank": self._features}
+        """The bank, M×D float32, and the graph over it where there is one."""
+        graph = {"graph": self.bank.graph()} if isinstance(self.bank, GraphBank) else {}
+        return {"memory_bank": self._features, **graph}
 
     def restore(self, state: Mapping[str, Any], image_size: tuple[int, int]) -> None:
         """Take over a bank."""
-        self._set_bank(torch.from_numpy(np.ascontiguousarray(state["memory_bank"])).to(self.device))
+        self._set_bank(torch.from_numpy(np.ascontiguousarray(state["memory_bank"])).to(self.device), state.get("graph"))
 
 
 def _rows(embedding: torch.Tensor) -> torch.Tensor:

@@ -24,22 +24,24 @@ class Predictor:
     Args:
         run: a finished run folder.
         device: `auto`, `cpu`, `cuda`.
+        exact_search: search exactly, whatever the run was fitted with.
 
     Raises:
+        BackendUnavailable: the run's search needs a library that is not installed.
         ModelError: not a finished run, or a torn file in it.
     """
 
     batch = 8
     workers = READERS
 
-    def __init__(self, run: Path, *, device: str = "auto") -> None:
+    def __init__(self, run: Path, *, device: str = "auto", exact_search: bool = False) -> None:
         folder = RunFolder(run)
         self.config = folder.read_config()
         self.model, self.category, self.run_id = self.config.model, self.config.category, run.resolve().name
         self.thresholds: Thresholds = folder.read_thresholds()
-        self.fingerprint = str(folder.read_meta()["created_at"]) + str(self.thresholds)
+        self.fingerprint = str(folder.read_meta()["created_at"]) + str(self.thresholds) + (" exact" if exact_search else "")
         self._judge = Judge(self.thresholds, self.config.min_area, self.config.max_area)
-        self._detector, self._backbone = load_detector(folder, device=device)
+        self._detector, self._backbone = load_detector(folder, device=device, exact_search=exact_search)
         self._turn = threading.Lock()
 
     def scores(self, images: Sequence[np.ndarray]) -> Scores:

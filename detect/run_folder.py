@@ -135,10 +135,16 @@ def save_detector(folder: RunFolder, detector: Detector, backbone: Backbone) -> 
             save_tensors(state, part)
 
 
-def load_detector(folder: RunFolder, *, device: str = "cpu") -> tuple[Detector, Backbone]:
+def load_detector(folder: RunFolder, *, device: str = "cpu", exact_search: bool = False) -> tuple[Detector, Backbone]:
     """The fitted detector of a run and its backbone.
 
+    Args:
+        folder: of a finished run.
+        device: `auto`, `cpu`, `cuda`.
+        exact_search: search the memory bank exactly, whatever the run was fitted with; the bank is the same.
+
     Raises:
+        BackendUnavailable: the run's search needs a library that is not installed.
         ModelError: a file is missing or torn, or the backbone is not the one the run was fitted with.
     """
     from safetensors.numpy import load_file
@@ -149,7 +155,8 @@ def load_detector(folder: RunFolder, *, device: str = "cpu") -> tuple[Detector, 
     config, meta = folder.read_config(), folder.read_meta()
     backbone = restore_backbone(config.backbone, folder.backbone, meta["backbone"], device=device)
     backbone = backbone.with_layers(config.layers).with_precision(config.precision)
-    detector = make_detector(config.model, config.options, layers=config.layers, seed=config.seed, device=backbone.device)
+    options = config.options | ({"search": "exact"} if exact_search and "search" in config.options else {})
+    detector = make_detector(config.model, options, layers=config.layers, seed=config.seed, device=backbone.device)
     try:
         detector.restore(load_file(folder.weights), config.image_size)
     except Exception as error:  # safetensors raises its own types for torn files

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aoi.terminal.groups import group_with_default
-from aoi.terminal.options import PLAIN, Backbone, Device, ImageSize, Json, Out, Run, Seed, Weights
+from aoi.terminal.options import PLAIN, Backbone, Device, ExactSearch, ImageSize, Json, Out, Run, Seed, Weights
 from aoi.terminal.output import emit, note, progress_bars
 
 detect = typer.Typer(help="Fit detectors and inspect parts (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
@@ -26,6 +26,7 @@ def fit(
     precision: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16, or auto (bfloat16 where it is faster).")] = "float32",
     coreset_ratio: Annotated[float | None, typer.Option(help="PatchCore: share of patches kept.")] = None,
     dims: Annotated[int | None, typer.Option(help="PaDiM: channels kept.")] = None,
+    search: Annotated[str | None, typer.Option(help="PatchCore: exact, or hnsw (approximate, measured; needs aoi[faiss]).")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Any other detector option, KEY=VALUE; may be repeated.")] = None,
     threshold_source: Annotated[str, typer.Option(help="crossval, holdout or train.")] = "crossval",
     min_area: Annotated[int, typer.Option(help="Smallest region reported, pixels.")] = 0,
@@ -46,8 +47,8 @@ def fit(
     source = one_of("--threshold-source", threshold_source, ("crossval", "holdout", "train"))
     options = FitOptions(
         model=model, precision=precision, backbone=backbone, weights=weights, image_size=size_of(image_size), layers=names_of(layers),
-        options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims), seed=seed, device=device, overwrite=overwrite,
-        threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
+        options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims, search=search), seed=seed, device=device,
+        overwrite=overwrite, threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
     )  # fmt: skip
     with progress_bars() as progress:
         report = fit_run(dataset, out, options, progress=progress)
@@ -64,6 +65,7 @@ def evaluate(
         bool | None,
         typer.Option("--streamed/--exact", help="Count pixels in bins, in memory that does not grow; default where maps exceed 2 GiB."),
     ] = None,
+    exact_search: ExactSearch = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -71,7 +73,7 @@ def evaluate(
     from aoi.detect.evaluate import evaluate_run
 
     with progress_bars() as progress:
-        report = evaluate_run(run, dataset=dataset, device=device, streamed=streamed, progress=progress)
+        report = evaluate_run(run, dataset=dataset, device=device, streamed=streamed, exact_search=exact_search, progress=progress)
     emit(report, as_json=json)
 
 
@@ -86,6 +88,7 @@ def inspect_images(
     overlays: Annotated[bool, typer.Option(help="Write overlay pictures.")] = True,
     runtime: Annotated[str, typer.Option(help="torch; openvino or onnx for an export, without torch.")] = "torch",
     arithmetic: Annotated[str, typer.Option(help="openvino: fp32, bf16, or auto (bf16 where the processor has it).")] = "fp32",
+    exact_search: ExactSearch = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -97,7 +100,8 @@ def inspect_images(
     backend = one_of("--runtime", runtime, ("torch", "openvino", "onnx"))
     with progress_bars() as progress:
         report = inspect(
-            images, run, out, overlays=overlays, device=device, runtime=backend, arithmetic=arithmetic, progress=progress  # type: ignore[arg-type]
+            images, run, out, overlays=overlays, device=device, runtime=backend, arithmetic=arithmetic,  # type: ignore[arg-type]
+            exact_search=exact_search, progress=progress,
         )  # fmt: skip
     emit(report, as_json=json)
     if wanted == "ng" and report.num_ng:
@@ -110,6 +114,7 @@ def inspect_images(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one data set.")],
     out: Out = Path("comparison"),
+    exact_search: ExactSearch = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -117,7 +122,7 @@ def compare(
     from aoi.detect.compare import compare_runs
 
     with progress_bars() as progress:
-        report = compare_runs(runs, out, device=device, progress=progress)
+        report = compare_runs(runs, out, device=device, exact_search=exact_search, progress=progress)
     emit(report, as_json=json)
 
 
