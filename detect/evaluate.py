@@ -16,7 +16,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector
-from aoi.detect.features import extract
+from aoi.detect.features import BATCH, extract
 from aoi.detect.logs import log_metrics
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import RunFolder, load_detector
@@ -93,7 +93,7 @@ class EvaluationReport:
 
 def evaluate_run(
     run: Path, *, dataset: Path | None = None, device: str = "auto", streamed: bool | None = None, exact_search: bool = False,
-    progress: Progress = silent,
+    compiled: bool = False, progress: Progress = silent,
 ) -> EvaluationReport:  # fmt: skip
     """Score the test images of the run's data set, write `metrics.json` and `preds_test.jsonl`.
 
@@ -104,6 +104,7 @@ def evaluate_run(
         streamed: count the pixels' scores in bins and forget the maps, in memory that does not grow with the images, with a bound on what
             that costs (`aoi.metrics.streaming`); None where the maps would take more than `KEPT_BYTES`.
         exact_search: search the memory bank exactly, whatever the run was fitted with.
+        compiled: compile the backbone first.
         progress: called with stage `evaluate`.
 
     Raises:
@@ -117,6 +118,7 @@ def evaluate_run(
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
     watch = Stopwatch()
     detector, backbone = load_detector(folder, device=device, exact_search=exact_search)
+    backbone = backbone.with_compilation(BATCH) if compiled else backbone
     watch.lap("load")
     seen = _Seen(source.test, detector, backbone, config.image_size, watch, progress)
     if streamed is None:

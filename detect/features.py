@@ -175,6 +175,8 @@ def _batches(
 
 def _cache_key(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int]) -> str:
     digest = hashlib.sha256(repr((CACHE_SCHEMA, backbone.fingerprint, backbone.precision, backbone.layers, image_size)).encode())
+    if backbone.compiled is not None:
+        digest.update(b"compiled")  # the last digits differ
     with ThreadPoolExecutor(max_workers=2) as pool:
         for content in pool.map(_hash_or_reason, paths):
             digest.update(content.encode())

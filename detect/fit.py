@@ -28,7 +28,7 @@ from aoi.detect.calibration import (
     thresholds_from,
 )
 from aoi.detect.detector import Detector, detector_family, make_detector
-from aoi.detect.features import FeatureSet, extract
+from aoi.detect.features import BATCH, FeatureSet, extract
 from aoi.detect.logs import log_fit
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import RunConfig, RunFolder, save_detector, write_config, write_meta
@@ -47,6 +47,8 @@ class FitOptions:
     weights: Path | None = None
     precision: str = "float32"
     """Of the backbone's arithmetic: float32, bfloat16, or auto for bfloat16 where the hardware is faster at it."""
+    compile: bool = False
+    """Compile the backbone: no other results than in the last digits, and no setting of the run."""
     image_size: tuple[int, int] = (256, 256)
     """Height, width of the network's input."""
     layers: tuple[str, ...] | None = None
@@ -132,6 +134,7 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     require_train_good(source)
     backbone, family = load_backbone(options.backbone, options.weights, device=options.device), detector_family(options.model)
     backbone = backbone.with_layers(options.layers or backbone.layers_for(family.strides)).with_precision(options.precision)
+    backbone = backbone.with_compilation(BATCH) if options.compile else backbone
     template = make_detector(options.model, options.options, layers=backbone.layers, seed=options.seed, device=backbone.device)
     config = _resolved(source, backbone, template.options, options)
     folder = RunFolder(out or _default_folder(config))
@@ -237,7 +240,8 @@ def _write(
 
 def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, backbone: Backbone, fingerprint: str) -> None:
     meta = provenance("detect fit", seed=config.seed, inputs={"dataset": fingerprint})
-    meta |= {"backbone": backbone_identity(backbone), "threshold_source": config.threshold_source}
+    compiled = backbone.compiled is not None and backbone.compiled.failure is None
+    meta |= {"backbone": backbone_identity(backbone), "compiled": compiled, "threshold_source": config.threshold_source}
     details = report.as_dict()
     meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped", "search")}
     write_meta(folder, meta)

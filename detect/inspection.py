@@ -24,7 +24,7 @@ from aoi.detect.journal import JOURNAL, Journal
 from aoi.detect.measure import Stopwatch
 from aoi.detect.overlay import caption, draw_overlay
 from aoi.detect.verdict import BadImage, Prediction, Thresholds
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
 
 Runtime = Literal["torch", "openvino", "onnx"]
 
@@ -100,6 +100,7 @@ def inspect(
     runtime: Runtime = "torch",
     arithmetic: str = "fp32",
     exact_search: bool = False,
+    compiled: bool = False,
     progress: Progress = silent,
 ) -> InspectionReport:
     """Inspect a file, a folder or a glob with a fitted run.
@@ -113,14 +114,16 @@ def inspect(
         runtime: what the network runs on; `openvino` and `onnx` never import torch.
         arithmetic: `fp32` or `bf16`, openvino only.
         exact_search: torch only: search the memory bank exactly, whatever the run was fitted with; exports always do.
+        compiled: torch only: compile the backbone first.
 
     Raises:
+        ConfigError: an export cannot be compiled again.
         DataError: no images there, or none of them readable, or `out` cannot be written.
         ModelError: not a finished run, or not an export.
         BackendUnavailable: the runtime is not installed.
     """
     paths = _images_of(source)
-    looker = _looker(run, runtime, device, arithmetic, exact_search=exact_search)
+    looker = _looker(run, runtime, device, arithmetic, exact_search=exact_search, compiled=compiled)
     target = writable_folder(out or run / "predictions")
     journal = Journal(target / JOURNAL, looker.fingerprint, overlays)
     watch = Stopwatch()
@@ -159,11 +162,13 @@ def inspect(
     return report
 
 
-def _looker(run: Path, runtime: Runtime, device: str, arithmetic: str, *, exact_search: bool) -> Looker:
+def _looker(run: Path, runtime: Runtime, device: str, arithmetic: str, *, exact_search: bool, compiled: bool) -> Looker:
     if runtime == "torch":
         from aoi.detect.predictor import Predictor
 
-        return Predictor(run, device=device, exact_search=exact_search)
+        return Predictor(run, device=device, exact_search=exact_search, compiled=compiled)
+    if compiled:
+        raise ConfigError(f"an export for {runtime} is compiled already", hint="leave --compile out, or use --runtime torch")
     from aoi.detect.runtime.predictor import RuntimePredictor
 
     return RuntimePredictor(run, runtime, arithmetic=arithmetic)

@@ -26,6 +26,8 @@ class Predictor:
         device: `auto`, `cpu`, `cuda`.
         exact_search: search exactly, whatever the run was fitted with.
 
+        compiled: compile the backbone; the first images take their time, the others less.
+
     Raises:
         BackendUnavailable: the run's search needs a library that is not installed.
         ModelError: not a finished run, or a torn file in it.
@@ -34,7 +36,7 @@ class Predictor:
     batch = 8
     workers = READERS
 
-    def __init__(self, run: Path, *, device: str = "auto", exact_search: bool = False) -> None:
+    def __init__(self, run: Path, *, device: str = "auto", exact_search: bool = False, compiled: bool = False) -> None:
         folder = RunFolder(run)
         self.config = folder.read_config()
         self.model, self.category, self.run_id = self.config.model, self.config.category, run.resolve().name
@@ -42,6 +44,8 @@ class Predictor:
         self.fingerprint = str(folder.read_meta()["created_at"]) + str(self.thresholds) + (" exact" if exact_search else "")
         self._judge = Judge(self.thresholds, self.config.min_area, self.config.max_area)
         self._detector, self._backbone = load_detector(folder, device=device, exact_search=exact_search)
+        if compiled:
+            self._backbone = self._backbone.with_compilation(self.batch)
         self._turn = threading.Lock()
 
     def scores(self, images: Sequence[np.ndarray]) -> Scores:

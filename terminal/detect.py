@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aoi.terminal.groups import group_with_default
-from aoi.terminal.options import PLAIN, Backbone, Device, ExactSearch, ImageSize, Json, Out, Run, Seed, Weights
+from aoi.terminal.options import PLAIN, Backbone, Compile, Device, ExactSearch, ImageSize, Json, Out, Run, Seed, Weights
 from aoi.terminal.output import emit, note, progress_bars
 
 detect = typer.Typer(help="Fit detectors and inspect parts (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
@@ -24,6 +24,7 @@ def fit(
     image_size: ImageSize = "256",
     layers: Annotated[str | None, typer.Option(help="Feature layers, comma-separated; default: by stride.")] = None,
     precision: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16, or auto (bfloat16 where it is faster).")] = "float32",
+    compiled: Compile = False,
     coreset_ratio: Annotated[float | None, typer.Option(help="PatchCore: share of patches kept.")] = None,
     dims: Annotated[int | None, typer.Option(help="PaDiM: channels kept.")] = None,
     search: Annotated[str | None, typer.Option(help="PatchCore: exact, or hnsw (approximate, measured; needs aoi[faiss]).")] = None,
@@ -46,9 +47,9 @@ def fit(
 
     source = one_of("--threshold-source", threshold_source, ("crossval", "holdout", "train"))
     options = FitOptions(
-        model=model, precision=precision, backbone=backbone, weights=weights, image_size=size_of(image_size), layers=names_of(layers),
-        options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims, search=search), seed=seed, device=device,
-        overwrite=overwrite, threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
+        model=model, backbone=backbone, weights=weights, precision=precision, compile=compiled, image_size=size_of(image_size),
+        layers=names_of(layers), options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims, search=search), seed=seed,
+        device=device, overwrite=overwrite, threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
     )  # fmt: skip
     with progress_bars() as progress:
         report = fit_run(dataset, out, options, progress=progress)
@@ -66,6 +67,7 @@ def evaluate(
         typer.Option("--streamed/--exact", help="Count pixels in bins, in memory that does not grow; default where maps exceed 2 GiB."),
     ] = None,
     exact_search: ExactSearch = False,
+    compiled: Compile = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -73,7 +75,9 @@ def evaluate(
     from aoi.detect.evaluate import evaluate_run
 
     with progress_bars() as progress:
-        report = evaluate_run(run, dataset=dataset, device=device, streamed=streamed, exact_search=exact_search, progress=progress)
+        report = evaluate_run(
+            run, dataset=dataset, device=device, streamed=streamed, exact_search=exact_search, compiled=compiled, progress=progress
+        )
     emit(report, as_json=json)
 
 
@@ -89,6 +93,7 @@ def inspect_images(
     runtime: Annotated[str, typer.Option(help="torch; openvino or onnx for an export, without torch.")] = "torch",
     arithmetic: Annotated[str, typer.Option(help="openvino: fp32, bf16, or auto (bf16 where the processor has it).")] = "fp32",
     exact_search: ExactSearch = False,
+    compiled: Compile = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -101,7 +106,7 @@ def inspect_images(
     with progress_bars() as progress:
         report = inspect(
             images, run, out, overlays=overlays, device=device, runtime=backend, arithmetic=arithmetic,  # type: ignore[arg-type]
-            exact_search=exact_search, progress=progress,
+            exact_search=exact_search, compiled=compiled, progress=progress,
         )  # fmt: skip
     emit(report, as_json=json)
     if wanted == "ng" and report.num_ng:

@@ -18,6 +18,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Everything random is derived fro
 Out = Annotated[Path, typer.Option(help="Output folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers; the result does not depend on it.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the backbone first (torch.compile; CUDA graphs on a GPU).")]
 ExactSearch = Annotated[bool, typer.Option("--exact-search", help="Search exactly, whatever the run was fitted with.")]
 Run = Annotated[Path, typer.Argument(help="A finished run folder.")]
 Backbone = Annotated[str | None, typer.Option(help="aoi-small, or a timm/torchvision weight name such as resnet18.tv_in1k.")]
