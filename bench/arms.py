@@ -59,7 +59,8 @@ class Arm:
     @property
     def key(self) -> str:
         """A file name."""
-        name = f"{self.dataset}-{self.detector}-{generator_slug(self.generator)}-{self.coupling}-{self.seed}"
+        detector = self.detector.replace(":", "_")  # which some file systems do not take
+        name = f"{self.dataset}-{detector}-{generator_slug(self.generator)}-{self.coupling}-{self.seed}"
         return "-".join([name, *([] if self.amount is None else [f"first{self.amount}"]), *(_slugs(self.condition))])
 
     def synth_folder(self, out: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from aoi.bench.anomalib_plan import TRAIN
 from aoi.bench.fusion import Choice, Judge, choose_fusion
 from aoi.bench.group import CouplingRule, baseline, with_percentiles
 from aoi.bench.group import Group as Group
@@ -16,6 +17,7 @@ from aoi.bench.normals import normals
 from aoi.bench.segment import segment, segment_legacy
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
+from aoi.bench.train import train
 from aoi.bench.weighting import weight
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
@@ -175,6 +177,7 @@ RULES: dict[str, CouplingRule] = {
     "weight": weight,
     "normals": normals,
     "segment": segment,
+    TRAIN: train,
     LEAKING: segment_legacy,
 }
 """By the name a plan gives them."""

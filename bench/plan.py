@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aoi.bench.anomalib_plan import TRAIN, AnomalibPlan, check_couplings, check_names, model_of, objection
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
 from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, NormalsPlan, SelectPlan, WeightPlan, each_once, known_generators
@@ -21,7 +22,7 @@ OWN_OPTIONS = ("negative", "weight", "normals")
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
-Coupling = Literal["calibrate", "head", "select", "negative", "weight", "normals", "segment"]
+Coupling = Literal["calibrate", "head", "select", "negative", "weight", "normals", "segment", "train"]
 COUPLINGS: dict[str, str] = {
     "calibrate": "may move thresholds, F1, escapes and overkill; cannot move AUROC, AUPRO or AP (the control)",
     "select": "moves the map, hence the pixel metrics; moves the image score only where the plan says so",
@@ -31,6 +32,7 @@ COUPLINGS: dict[str, str] = {
     "normals": "moves the map by more good ground to compare with; image score only where the plan says so",
     "segment": "replaces map and image score by those of a U-Net trained on the defects, its epoch chosen on held-out invented ones; "
     "the detector has no part in it",
+    TRAIN: "moves everything: the detector learns from the invented defects in the place of those it makes up itself",
     LEAKING: "LEAKS, NO EVIDENCE: the same U-Net with its epoch chosen on the test images, as the field does it; no verdict is given",
 }
 """What each coupling is allowed to change."""
@@ -59,6 +61,7 @@ class Plan(Axes):
     weight: WeightPlan = WeightPlan()
     normals: NormalsPlan = NormalsPlan()
     segment: SegmentPlan = SegmentPlan()
+    anomalib: AnomalibPlan = AnomalibPlan()
     diffusion: DiffusionPlan = DiffusionPlan()
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
     device: str = "auto"
@@ -86,6 +89,12 @@ class Plan(Axes):
             raise ValueError("the generator diffusion has no sentences to paint; list them under diffusion: sentences")
         return self
 
+    @model_validator(mode="after")
+    def _couplings_fit(self) -> Plan:
+        check_names(self.detectors)
+        check_couplings(self.detectors, self.couplings)
+        return self
+
     @property
     def made_generators(self) -> tuple[str, ...]:
         """The generators that make something."""
@@ -96,14 +105,16 @@ class Plan(Axes):
         """The couplings as tables call them: a leaking protocol has a name of its own."""
         return tuple(name for one in self.couplings for name in (self.segment.couplings if one == "segment" else (one,)))
 
-    def own_options(self, coupling: str) -> list[Any]:
-        """The options that decide the numbers of this coupling's arms and of no others, JSON-ready; folders count by what is in them."""
+    def own_options(self, detector: str, coupling: str) -> list[Any]:
+        """The options that decide the numbers of these arms and of no others, JSON-ready; folders count by what is in them."""
+        trained = [self.anomalib.model_dump(mode="json")] if model_of(detector) is not None else []
         if coupling in self.segment.couplings:
-            return [self.segment.identity]
-        return [getattr(self, coupling).model_dump(mode="json", exclude={"folders"})] if coupling in OWN_OPTIONS else []
+            return [*trained, self.segment.identity]
+        own = [getattr(self, coupling).model_dump(mode="json", exclude={"folders"})] if coupling in OWN_OPTIONS else []
+        return [*trained, *own]
 
     def arms(self, dataset: str, detector: str, seed: int, stock: Stock = PLENTY) -> Iterator[Arm]:
-        """Under each condition the baseline, then every generator with every coupling and amount.
+        """Under each condition the baseline, then every generator with every coupling and amount that make sense for it.
 
         Args:
             stock: what the data set can give.
@@ -111,7 +122,7 @@ class Plan(Axes):
         for condition, doses in self.points(stock, self.made_generators):
             yield Arm(dataset, detector, NONE, NONE, seed, None, condition)
             for generator, amounts in doses.items():
-                for coupling in self.named_couplings:
+                for coupling in (each for each in self.named_couplings if objection(detector, each) is None):
                     for amount in amounts:
                         yield Arm(dataset, detector, generator, coupling, seed, amount, condition)
 
@@ -165,8 +176,8 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     for axis in (*Axes.model_fields, "datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
         del chosen[axis]
     chosen["count"] = plan.most
-    for coupling in ("segment", *OWN_OPTIONS):
-        del chosen[coupling]  # see `Plan.own_options`
+    for name in ("segment", "anomalib", *OWN_OPTIONS):
+        del chosen[name]  # see `Plan.own_options`
     if DIFFUSION in plan.generators:
         chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)
     else:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aoi.bench.anomalib_plan import left_out
 from aoi.bench.arms import CONDITION
 from aoi.bench.report_data import Finished, Row, arm_name
 from aoi.bench.results import HIGHER_IS_BETTER, TITLES
@@ -107,6 +108,7 @@ def facts(finished: Finished) -> list[str]:
             "helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell, with the change that these images and seeds "
             "would have shown four times in five"
         )
+    lines += [f"left out: {why}" for why in left_out(plan.get("detectors", ()), plan.get("couplings", ()))]
     if len(plan["seeds"]) == 1:
         lines.append("one seed: the intervals speak of these test images and this one training, not of another seed")
     return lines

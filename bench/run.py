@@ -14,6 +14,7 @@ import aoi
 from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug, portions, synth_name
 from aoi.bench.axes import Stock
 from aoi.bench.couplings import RULES
+from aoi.bench.detectors import check_detector, folds_for, fresh_detector, layers_of
 from aoi.bench.evidence import Archive
 from aoi.bench.group import Fits, Group, baseline
 from aoi.bench.heldout import cross_validate
@@ -31,7 +32,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone, load_backbone
-from aoi.detect.detector import Detector, detector_family, make_detector
+from aoi.detect.detector import Detector, detector_family
 from aoi.detect.weights import backbone_identity
 from aoi.engine.work import Engine
 
@@ -132,9 +133,9 @@ def run_bench(plan: Plan, out: Path, *, engine: Engine | None = None, progress: 
 def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Progress, device: str) -> Run:
     """Load the backbone and refuse impossible detectors and options before any work is done."""
     backbone = load_backbone(plan.backbone, plan.weights, device=device)
-    layers = {name: backbone.layers_for(detector_family(name).strides) for name in plan.detectors}
+    layers = {name: layers_of(name, backbone) for name in plan.detectors}
     for name in plan.detectors:
-        make_detector(name, plan.options.get(name), layers=layers[name], seed=0, device=backbone.device)
+        check_detector(name, plan, backbone)
     head_layers = backbone.layers_for(HEAD_STRIDES)
     selected = [backbone.layers_for(c.strides) for name in plan.detectors for c in plan.select.candidates.get(name, ()) if c.strides]
     every = {layer for found in (*layers.values(), head_layers, *(selected if "select" in plan.couplings else ())) for layer in found}
@@ -179,7 +180,9 @@ def _identity(run: Run, arm: Arm, fingerprint: str) -> str:
     cell: list[Any] = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
     if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
         cell += [arm.amount, arm.condition.named()]
-    own = run.plan.own_options(arm.coupling) + ([normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else [])
+    own = run.plan.own_options(arm.detector, arm.coupling) + (
+        [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
+    )
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 
@@ -218,7 +221,7 @@ def _groups(
     layers = run.layers[detector]
 
     def fresh() -> Detector:
-        return make_detector(detector, run.plan.options.get(detector), layers=layers, seed=seed, device=run.backbone.device)
+        return fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed)
 
     train = next(iter(tests.values())).train.only(layers)
     with run.timed("fit"):
@@ -228,7 +231,7 @@ def _groups(
         scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
     with run.timed("held-out scores"):
         drawn = {name: (images.features.only(layers), images.sources) for name, images in synth.items()}
-        held_out = cross_validate(fresh, train, drawn, folds=run.plan.folds, seed=seed, progress=run.progress)
+        held_out = cross_validate(fresh, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, whole=fitted)
     make = partial(_variant, run, detector, seed)
 
@@ -242,7 +245,7 @@ def _variant(run: Run, detector: str, seed: int, candidate: Candidate) -> tuple[
     """A detector with a candidate's settings, without smoothing, and the feature maps it reads."""
     layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
     options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
-    return make_detector(detector, options, layers=layers, seed=seed, device=run.backbone.device), layers
+    return fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers
 
 
 def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:

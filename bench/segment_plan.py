@@ -25,7 +25,7 @@ class SegmentPlan(StrictModel):
     )
     side: int = Field(default=256, ge=32, le=1024, multiple_of=16, description="of the square that the network sees, pixels")
     width: int = Field(default=8, ge=2, le=256, description="channels of the finest level, doubled at each of the next three")
-    epochs: int = Field(default=8, ge=1, le=10_000, description="after each of which the network is judged; the best one is kept")
+    epochs: int = Field(default=6, ge=1, le=10_000, description="after each of which the network is judged; the best one is kept")
     steps: int = Field(
         default=20, ge=1, le=1_000_000, description="an epoch, whatever the amount of defects, so that all arms cost the same"
     )
@@ -36,7 +36,7 @@ class SegmentPlan(StrictModel):
     balance: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="weight of defective pixels, good ones have the rest; null for none"
     )
-    judged: int = Field(default=64, ge=1, description="at most so many held-out defects, and as many good images, judge an epoch")
+    judged: int = Field(default=32, ge=1, description="at most so many held-out defects, and as many good images, judge an epoch")
     minutes: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="of training after which no further epoch begins; the result then depends on the machine. null for no limit",

@@ -130,7 +130,7 @@ def _normalised(images: np.ndarray, device: str) -> torch.Tensor:
 
 
 @dataclass(slots=True)
-class _Images:
+class Images:
     """Decoded and resized images, kept as long as there is room."""
 
     size: tuple[int, int]
@@ -138,6 +138,7 @@ class _Images:
     room: int = KEPT_BYTES
 
     def __call__(self, path: Path) -> np.ndarray:
+        """HWC uint8 of `size`; raises `DataError` for one that cannot be read."""
         found = self.kept.get(path)
         if found is None:
             found = resize_image(read_image(path), self.size)
@@ -149,9 +150,9 @@ class _Images:
 def _batches(lessons: Lessons, options: SegmentPlan, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Images B×S×S×3 uint8 and their truth B×S×S float32 in 0 and 1, defects first, for ever."""
     size = (options.side, options.side)
-    images = _Images(size)
+    images = Images(size)
     goods = min(round(options.batch * options.good_share), options.batch - 1)
-    defects, good = _deck(len(lessons.defects), rng), _deck(len(lessons.good), rng)
+    defects, good = deck(len(lessons.defects), rng), deck(len(lessons.good), rng)
     while True:
         drawn = [next(defects) for _ in range(options.batch - goods)]
         paths = [lessons.defects[i] for i in drawn] + [lessons.good[next(good)] for _ in range(goods)]
@@ -161,7 +162,7 @@ def _batches(lessons: Lessons, options: SegmentPlan, rng: np.random.Generator) -
         yield np.stack([images(path) for path in paths]), truth
 
 
-def _deck(count: int, rng: np.random.Generator) -> Iterator[int]:
+def deck(count: int, rng: np.random.Generator) -> Iterator[int]:
     """Numbers below `count` in random order, each once before any comes again."""
     while count:
         yield from (int(i) for i in rng.permutation(count))
