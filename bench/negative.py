@@ -176,5 +176,9 @@ def _outcome(group: Group, fusion: Fusion, maps: np.ndarray, good: Scores, logit
     fused = fusion.maps(good.maps, logits)
     scores = Scores(fused, fusion.image_scores(good, fused, rule))
     if rule == "one-class":
-        return with_own_image_score(group, maps, scores, details)
-    return replace(with_percentiles(group, maps, fusion.image_scores(group.test, maps, rule), scores, kept), details=details)
+        found = with_own_image_score(group, maps, scores, details)
+    else:
+        found = replace(with_percentiles(group, maps, fusion.image_scores(group.test, maps, rule), scores, kept), details=details)
+    # Fold 0 has few images; what is peculiar to them is known from the one-class map, which all held-out images have.
+    every, few = (float(np.percentile(each, group.plan.pixel_percentile)) for each in (group.held_out.good.maps, good.maps))
+    return replace(found, pixel_threshold=found.pixel_threshold + (every - few) / fusion.std)

@@ -1,8 +1,8 @@
 """Generated normals beside the good images: cells of good ground that a generator drew enter PatchCore's bank or PaDiM's Gaussians.
 
 They come from a folder of generated normals, or from the synthetic images of an arm, away from the defect: so far that no cell's
-receptive field sees it. What is new about them is only what the generator changed there, so that one that repaints nothing outside its
-masks changes next to nothing.
+receptive field sees it. Only what the generator changed there is news: cells that hardly differ from those they were drawn over would
+make a bank larger without teaching it anything, and a larger bank alone is a better one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from aoi.detect.features import FeatureSet
 from aoi.detect.padim import PaDiM
 from aoi.detect.patchcore import PatchCore
 from aoi.errors import ConfigError
-
-SAME = 1e-3
-"""A cell that differs from its good image's by less than this share of its norm is that cell again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,11 +100,12 @@ def _patchcore(
     options, kept = group.plan.normals, np.flatnonzero(group.held_out.fold == 0)
     usual = [rows for _, rows in _cells(fitted, Drawn(group.fits.train.take(kept), *_nowhere(group, len(kept))), options.margin)]
     assert fitted.bank is not None
-    limit = float(fitted.bank.nearest(torch.cat(usual).to(fitted.device))[0].quantile(options.limit))
+    distances = fitted.bank.nearest(torch.cat(usual).to(fitted.device))[0]
+    limit, apart = float(distances.quantile(options.limit)), float(distances.quantile(options.novelty))
 
     def enlarged(own: PatchCore, more: Drawn) -> PatchCore:
         rng = np.random.default_rng([group.seed, 6])
-        found = new_cells(own, group.fits.train, more, options.margin, options.cells_per_image, rng)
+        found = new_cells(own, group.fits.train, more, options.margin, apart, options.cells_per_image, rng)
         return with_more(own, found, share=options.share, limit=limit, start=int(rng.integers(2**31)))
 
     def whole() -> PatchCore:
@@ -116,7 +114,12 @@ def _patchcore(
         return enlarged(own, drawn)
 
     trial = enlarged(fitted, part)
-    details |= {"limit": limit, "bank": len(fitted.state()["memory_bank"]), "with_normals": len(trial.state()["memory_bank"])}
+    details |= {
+        "limit": limit,
+        "apart": apart,
+        "bank": len(fitted.state()["memory_bank"]),
+        "with_normals": len(trial.state()["memory_bank"]),
+    }
     if details["bank"] == details["with_normals"]:
         return replace(baseline(group), details=details | {"adopted": False})
     return adopted(group, generator, trial, whole, least=-TIE, image_score=options.image_score, details=details, progress=progress)
@@ -137,15 +140,16 @@ def _cells(detector: PatchCore, drawn: Drawn, margin: float) -> Iterator[tuple[t
 
 
 def new_cells(
-    detector: PatchCore, train: FeatureSet, drawn: Drawn, margin: float, cells_per_image: int, rng: np.random.Generator
+    detector: PatchCore, train: FeatureSet, drawn: Drawn, margin: float, apart: float, cells_per_image: int, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Clean cells that are not simply those of the good image they were drawn on, n×D float32.
+    """Clean cells that are more than those of the good image they were drawn on once again, n×D float32.
 
     Args:
         detector: makes the cells.
         train: features of the good images.
         drawn: where cells may come from.
         margin: see `clean_cells`.
+        apart: distance to the cell it was drawn over, above which a cell is news; images made of no good image are all news.
         cells_per_image: at most so many of each.
         rng: draws them.
     """
@@ -154,7 +158,7 @@ def new_cells(
     for _, rows in _cells(detector, drawn, margin):
         if before is not None:
             _, same = next(before)
-            rows = rows[(rows - same).norm(dim=1) > SAME * same.norm(dim=1)]
+            rows = rows[(rows - same).norm(dim=1) > apart]
         if len(rows):
             found.append(some(rows, cells_per_image, rng))
     return torch.cat(found[1:] or found)

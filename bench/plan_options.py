@@ -139,6 +139,12 @@ class NormalsPlan(StrictModel):
     limit: float = Field(
         default=0.99, ge=0, le=1, description="quantile of held-out good cells' distance to the bank, beyond which none is added to it"
     )
+    novelty: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="quantile of the same distance: a cell nearer than that to the good one it was drawn over is no news to PatchCore",
+    )
     cells_per_image: int = Field(default=96, ge=1, description="cells of each generated image that may enter PatchCore's bank")
     image_score: Literal["one-class", "refitted"] = Field(default="one-class", description="of the detector alone, or of the refitted one")
 

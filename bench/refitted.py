@@ -30,7 +30,7 @@ def adopted(
     Args:
         group: what the arm shares with others.
         generator: whose defects judge.
-        partial: refitted without fold 0; thresholds come from what it says of that fold's good images.
+        partial: refitted without fold 0; thresholds come from what it says of that fold's good images, set right by `_peculiarity`.
         whole: gives the detector refitted on all good images.
         least: gain in AUPRO@0.3 on the defects of fold 0 above which it is adopted.
         image_score: of the detector alone, or the refitted one's.
@@ -48,9 +48,22 @@ def adopted(
         return replace(baseline(group), details=details)
     test = whole().score(group.real.test.only(tuple(group.fits.train.layers)), progress=progress)
     if image_score == "one-class":
-        return with_own_image_score(group, test.maps, good, details)
-    kept = np.flatnonzero(group.held_out.fold == 0)
-    return replace(with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
+        found = with_own_image_score(group, test.maps, good, details)
+    else:
+        kept = np.flatnonzero(group.held_out.fold == 0)
+        found = replace(with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
+    return replace(found, pixel_threshold=found.pixel_threshold * _peculiarity(group))
+
+
+def _peculiarity(group: Group) -> float:
+    """By how much fold 0 alone misses the pixel threshold of all held-out good images, for the detector as it was.
+
+    The refitted detector's threshold is known from fold 0 only. What is peculiar to these few images both detectors see alike, so that a
+    detector that was hardly changed keeps the threshold it had (a ratio estimator; Cochran, Sampling Techniques, chapter 6).
+    """
+    good, percentile = group.held_out.good.maps, group.plan.pixel_percentile
+    own = float(np.percentile(good[group.held_out.fold == 0], percentile))
+    return float(np.percentile(good, percentile)) / own if own > 0 else 1.0
 
 
 def _trial(group: Group, generator: str, partial: Detector) -> tuple[float, float, Scores]:

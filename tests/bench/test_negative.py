@@ -116,6 +116,12 @@ def test_a_kind_that_was_not_invented_is_never_talked_down_and_the_correction_is
     assert added.max() > 0
 
 
+def test_a_silent_bank_keeps_the_detectors_pixel_threshold(ground, toy_group):
+    group = toy_group(ground(lift=3.0), "padim", negative={"weight": 0.0})
+    outcome, alone = negative(group, "perlin"), baseline(group)
+    np.testing.assert_array_equal(outcome.maps > outcome.pixel_threshold, alone.maps > alone.pixel_threshold)
+
+
 def test_another_image_rule_moves_the_image_score(ground, toy_group):
     group = toy_group(ground(rough=0.1, lift=3.0, told=4), "padim", negative={"image_rule": "fused-max"})
     outcome = negative(group, "perlin")

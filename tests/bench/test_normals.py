@@ -93,13 +93,16 @@ def test_only_clean_cells_that_are_new_may_enter(rng, ground, toy_group):
     group = toy_group(ground(lift=3.0), "patchcore")
     images, fitted = group.synth["perlin"], group.fits.on_all()
     copies = Drawn(group.fits.train.take(images.sources), images.masks, images.sources)
-    assert len(new_cells(fitted, group.fits.train, copies, 0.0, 500, rng)) == 0
+    assert len(new_cells(fitted, group.fits.train, copies, 0.0, 0.0, 500, rng)) == 0
     changed = Drawn(images.features, images.masks, images.sources)
-    found = {row.tobytes() for row in new_cells(fitted, group.fits.train, changed, 4.0, 500, rng).numpy()}
+    found = {row.tobytes() for row in new_cells(fitted, group.fits.train, changed, 4.0, 0.0, 500, rng).numpy()}
     cells = fitted.embedding(next(images.features.batches())).permute(0, 2, 3, 1).numpy()
     clean = clean_cells(images.masks, (16, 16), 4.0)
     assert found == {row.tobytes() for row in cells[clean]}
-    assert len(new_cells(fitted, group.fits.train, changed, 4.0, 3, rng)) == 3 * len(images.sources)
+    assert len(new_cells(fitted, group.fits.train, changed, 4.0, 0.0, 3, rng)) == 3 * len(images.sources)
+    sources = fitted.embedding(next(copies.features.batches())).permute(0, 2, 3, 1).numpy()
+    moved = np.linalg.norm((cells - sources)[clean], axis=1)
+    assert len(new_cells(fitted, group.fits.train, changed, 4.0, float(np.median(moved)), 500, rng)) == (moved > np.median(moved)).sum()
 
 
 @pytest.mark.parametrize(("detector", "light"), [("patchcore", 3.0), ("padim", 0.0)])
@@ -122,6 +125,21 @@ def test_images_identical_to_their_sources_change_nothing(detector, ground, toy_
     same = replace(images, features=group.real.train.take(images.sources))
     outcome = normals(replace(group, synth={"perlin": same}), "perlin")
     np.testing.assert_allclose(outcome.maps, group.test.maps, rtol=1e-3, atol=1e-3)
+    assert outcome.pixel_threshold == pytest.approx(baseline(group).pixel_threshold, rel=1e-3)
+
+
+def test_cells_that_hardly_changed_do_not_make_the_bank_larger(ground, toy_group):
+    """They would cover good ground better for being more, which is no merit of the generator."""
+    group = toy_group(ground(lift=3.0), "patchcore", normals={"margin": 0.0})
+    images, rng = group.synth["perlin"], np.random.default_rng(3)
+    faint = {
+        name: maps + 0.05 * rng.normal(size=maps.shape).astype(np.float32)
+        for name, maps in group.real.train.take(images.sources).layers.items()
+    }
+    same = replace(images, features=replace(images.features, layers=faint))
+    outcome = normals(replace(group, synth={"perlin": same}), "perlin")
+    assert outcome.details["with_normals"] == outcome.details["bank"]
+    np.testing.assert_array_equal(outcome.maps, group.test.maps)
 
 
 def test_normals_that_hide_defects_are_not_adopted(ground, toy_group):
