@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from aoi.bench.arms import CONDITION
-from aoi.bench.report_data import Finished, read_finished
+from aoi.bench.report_answer import answers, sentences
+from aoi.bench.report_choices import choices
+from aoi.bench.report_data import Finished, plain, read_finished
 from aoi.bench.report_html import html_report
-from aoi.bench.report_tables import JSON_FIELDS, command_of, csv_report, markdown_report, plain, sentences, tex_report
+from aoi.bench.report_tables import JSON_FIELDS, command_of, csv_report, markdown_report, tex_report
 from aoi.data.files import finite, write_text
 from aoi.errors import ConfigError
 
@@ -22,7 +24,16 @@ def json_report(finished: Finished) -> str:
     arms = [{name: row.get(name) for name in JSON_FIELDS} | {name: row[name] for name in CONDITION if name in row} for row in rows]
     kept = {name: finished.results.get(name) for name in ("backbone", "plan", "counts", "types", "statistics", "seconds")}
     kept["types"] = [{name: value for name, value in plain(row).items() if name != "of"} for row in kept["types"] or ()]
-    content = {"arms": arms, **kept, "environment": dict(finished.meta), "command": command_of(finished)}
+    told = [{"dataset": each.dataset, "detector": each.detector, "answer": each.word, "text": each.text} for each in answers(finished)]
+    chosen = [each.as_dict() for each in choices(finished, [row for group in finished.groups() for row in finished.arms(*group)])]
+    content = {
+        "arms": arms,
+        "answers": told,
+        **kept,
+        "choices": chosen,
+        "environment": dict(finished.meta),
+        "command": command_of(finished),
+    }
     return json.dumps(finite(content), ensure_ascii=False, indent=2) + "\n"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aoi.bench.report_data import Change
+from aoi.bench.report_curves import Change
 from aoi.data.images import read_image, read_mask, resize_image, resize_mask
 from aoi.errors import DataError
 

@@ -10,12 +10,23 @@ from typing import Any
 
 from aoi.bench.anomalib_plan import left_out
 from aoi.bench.arms import CONDITION
-from aoi.bench.report_data import Finished, Row, arm_name
+from aoi.bench.plan import COUPLINGS
+from aoi.bench.report_answer import sentences, warnings
+from aoi.bench.report_choices import by_arm, choices
+from aoi.bench.report_data import Finished, Row, arm_name, cell_key, plain
 from aoi.bench.results import HIGHER_IS_BETTER, TITLES
-from aoi.bench.segment_plan import LEAKING
 
 HEADLINE = ("pixel_aupro", "pixel_aupimo", "image_auroc")
 """The metrics of the headline table."""
+SHARES = {"escape_rate": "escapes", "overkill_rate": "overkill"}
+"""What the headline table shows of decisions, as rates."""
+GLOSSARY = (
+    "AUPRO@0.3: how much of a defective area is marked, averaged over areas and over settings that mark at most 30 % of good ground; "
+    "1 is perfect",
+    "AUPIMO: the same for an inspector who tolerates next to no false marks on any good image",
+    "image AUROC: how often a defective part scores higher than a good one; 0.5 is a coin, 1 is perfect",
+    "escapes: defective parts that pass; overkill: good parts that are rejected; both at the arm's own threshold",
+)
 JSON_FIELDS = (
     "dataset", "detector", "generator", "coupling", "amount", "metric", "baseline", "value", "delta", "ci_low", "ci_high", "p", "p_holm",
     "verdict", "detectable", "n_seeds", "std", "baseline_std", "delta_std",
@@ -59,36 +70,6 @@ def cells(finished: Finished, dataset: str) -> list[dict[str, Row]]:
     return list(found.values())
 
 
-def sentences(finished: Finished) -> list[str]:
-    """What came out, in a sentence for each data set and detector."""
-    said = []
-    for dataset, detector in finished.groups():
-        arms = [row for row in finished.arms(dataset, detector) if row["coupling"] != LEAKING]
-        judged = [row for row in arms if row.get("verdict")]
-        if not judged and not arms:
-            continue
-        if not judged:
-            said.append(f"{dataset}, {detector}: nothing can be told of any arm; the run kept no counts for statistics.")
-            continue
-        helped = sorted((row for row in judged if row["verdict"] == "helps"), key=lambda row: -row["delta"])
-        hurt = [row for row in judged if row["verdict"] == "hurts"]
-        still = sum(row["delta"] == row["ci_low"] == row["ci_high"] == 0 for row in judged)
-        parts = [f"{len(helped)} of {len(judged)} arms raise AUPRO@0.3, {len(hurt)} lower it"]
-        if still:
-            parts.append(f"{still} leave it exactly as it was")
-        text = f"{dataset}, {detector}: " + ", ".join(parts) + "."
-        if helped:
-            best = helped[0]
-            text += f" Most: {arm_name(best)}, {best['baseline']:.3f} → {best['value']:.3f}, {interval(best)}."
-        said.append(text)
-    leaking = sorted({row["generator"] for row in finished.rows if row["coupling"] == LEAKING})
-    if leaking:
-        said.append(
-            f"NO EVIDENCE: {LEAKING} ({', '.join(leaking)}) chose its epoch on the test images, as the field does; its figures leak."
-        )
-    return said
-
-
 def facts(finished: Finished) -> list[str]:
     """How the table is to be read."""
     results, stats = finished.results, finished.results.get("statistics", {})
@@ -109,15 +90,14 @@ def facts(finished: Finished) -> list[str]:
             "would have shown four times in five"
         )
     lines += [f"left out: {why}" for why in left_out(plan.get("detectors", ()), plan.get("couplings", ()))]
-    if len(plan["seeds"]) == 1:
-        lines.append("one seed: the intervals speak of these test images and this one training, not of another seed")
     return lines
 
 
 def markdown_report(finished: Finished) -> str:
     """The headline, Markdown."""
     lines = ["# What invented defects do to the detectors", "", *(f"- {line}" for line in sentences(finished)), ""]
-    lines += [*(f"- {line}" for line in facts(finished)), ""]
+    lines += [f"- **{line}**" for line in warnings(finished) if not line.startswith("NO EVIDENCE")]  # which is among the sentences
+    lines += [*(f"- {line}" for line in (*GLOSSARY, *facts(finished))), ""]
     for dataset in dict.fromkeys(row["dataset"] for row in finished.rows):
         lines += [f"## {dataset}", "", "| detector | arm | amount | " + " | ".join(_headings()) + " |", _rule()]
         for found in cells(finished, dataset):
@@ -125,7 +105,7 @@ def markdown_report(finished: Finished) -> str:
             shown = [_markdown_cell(found.get(metric)) for metric in HEADLINE]
             lines.append(f"| {first['detector']} | {arm_name(first)} | {first['amount']} | {' | '.join(shown)} |")
         lines.append("")
-    types = finished.results.get("types") or []
+    types = main_types(finished)
     if types:
         lines += ["## By defect type: AUPRO@0.3", ""]
         lines += [
@@ -136,10 +116,28 @@ def markdown_report(finished: Finished) -> str:
             f"| {row['dataset']} | {row['detector']} | {arm_name(row)} | {row['defect_type']} | {row['n_images']} | "
             f"{row['baseline']:.3f} | {row['value']:.3f} | {interval(row)} |"
             for row in types
-            if row["metric"] == "pixel_aupro" and row["delta"]
         ]
         lines.append("")
+    lines += [*_markdown_choices(finished), ""]
     return "\n".join([*lines, "Made again by:", "", f"    {command_of(finished)}", ""])
+
+
+def main_types(finished: Finished) -> list[Row]:
+    """AUPRO by defect type where it moves, of each arm with its largest amount of defects, under the first condition."""
+    main = {cell_key(row) for group in finished.main_groups() for row in finished.headline(*group)}
+    rows = finished.results.get("types") or ()
+    return [row for row in rows if row["metric"] == "pixel_aupro" and row["delta"] and cell_key(row) in main]
+
+
+def _markdown_choices(finished: Finished) -> list[str]:
+    rows = [row for group in finished.main_groups() for row in finished.headline(*group)]
+    lines = ["## What the couplings are, and what they chose", ""]
+    for coupling in dict.fromkeys(row["coupling"] for row in rows):
+        lines += [f"**{coupling}**: {COUPLINGS.get(coupling, '')}", ""]
+        for row, said in by_arm(choices(finished, [row for row in rows if row["coupling"] == coupling])):
+            lines += [f"- {row['dataset']}, {row['detector']}, {arm_name(row)}: {'; '.join(said)}"] if said else []
+        lines.append("")
+    return lines
 
 
 def _headings() -> list[str]:
@@ -169,11 +167,6 @@ def csv_report(finished: Finished) -> str:
         values = (plain(row).get(name) for name in fields)
         writer.writerow(["" if value is None else repr(value) if isinstance(value, float) else value for value in values])
     return text.getvalue()
-
-
-def plain(row: Row) -> Row:
-    """A row as `results.json` has it: the detector by its own name."""
-    return {**row, "detector": row.get("of", row["detector"])}
 
 
 def tex_report(finished: Finished) -> str:
@@ -211,6 +204,7 @@ def _tex_cells(row: Row | None) -> Sequence[str]:
 
 
 def _tex(text: str) -> str:
+    text = text.replace("\\", "/")
     for mark in "&%$#_{}":
         text = text.replace(mark, "\\" + mark)
     return text.replace("~", "\\textasciitilde{}").replace("^", "\\textasciicircum{}").replace("×", "$\\times$")

@@ -206,3 +206,15 @@ def aupro_gain():
         return float(aupro(outcome.maps, group.real.masks) - aupro(group.test.maps, group.real.masks))
 
     return gain
+
+
+@pytest.fixture(scope="session")
+def ablation(tmp_path_factory, parts, tiny_backbone, small_plan) -> Path:
+    """The folder of a finished ablation: one detector, one generator, two couplings, two seeds."""
+    from aoi.bench.run import run_bench
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aoi.bench.run.load_backbone", lambda name, weights, device: tiny_backbone)
+        out = tmp_path_factory.mktemp("reported")
+        run_bench(small_plan(parts, detectors=("padim",), generators=("perlin",), seeds=(0, 1)), out)
+        return out

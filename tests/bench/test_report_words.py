@@ -1,0 +1,159 @@
+"""What the report says in words: the answer, and what couplings chose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aoi.bench.report_answer import answers, overall, parts, sentences, warnings
+from aoi.bench.report_charts import forest, forest_range, scatter, step_chart
+from aoi.bench.report_choices import Chosen, anything, by_arm, rankings
+from aoi.bench.report_data import Finished, arm_name, generator_name
+from aoi.bench.report_tables import main_types
+from aoi.bench.segment_plan import LEAKING
+
+
+def row(coupling: str, delta: float, spread: float, verdict: str | None, **more):
+    found = {
+        "dataset": "tile",
+        "detector": "padim",
+        "generator": "perlin",
+        "coupling": coupling,
+        "amount": 40,
+        "metric": "pixel_aupro",
+        "baseline": 0.7,
+        "value": 0.7 + delta,
+        "delta": delta,
+        "ci_low": delta - spread,
+        "ci_high": delta + spread,
+        "p_holm": 0.2,
+        "verdict": verdict,
+        "detectable": 0.02,
+    }
+    return found | more
+
+
+def ablation_of(*rows, seeds=(0, 1), records=None, types=()):
+    return Finished(Path("x"), {"arms": list(rows), "plan": {"seeds": list(seeds)}, "types": list(types)}, {}, records or {})
+
+
+def test_an_arm_that_helps_is_the_answer_with_its_price():
+    arms = [row("head", 0.05, 0.01, "helps"), row("weight", 0.02, 0.01, "helps"), row("calibrate", 0.0, 0.0, "cannot tell")]
+    score = row("head", -0.1, 0.02, "hurts", metric="image_auroc")
+    rates = [
+        row("head", -0.12, 0.0, "helps", metric="escape_rate", baseline=0.27, value=0.15),
+        row("head", 0.005, 0.0, "cannot tell", metric="overkill_rate", baseline=0.02, value=0.025),
+    ]
+    (found,) = answers(ablation_of(*arms, score, *rates))
+    assert found.word == "yes"
+    assert "perlin → head" in found.text
+    assert "0.700 → 0.750" in found.text
+    assert "But the image score gets worse" in found.text
+    assert "passes 15 of 100 defective parts (before: 27)" in found.text
+    assert "2.5 of 100 good ones (before: 2)" in found.text
+    assert "Of 3 arms: 2 help, 1 leaves it exactly as it was." in found.text
+
+
+def test_what_is_not_shown_is_not_claimed():
+    (found,) = answers(ablation_of(row("head", 0.05, 0.01, "cannot tell"), row("weight", -0.2, 0.01, "hurts")))
+    assert found.word == "not shown"
+    assert "chance alone may do that (corrected p 0.20)" in found.text
+    (found,) = answers(ablation_of(row("head", 0.005, 0.01, "cannot tell")))
+    assert "a change of 0.020 would most likely have shown" in found.text
+    (found,) = answers(ablation_of(row("head", -0.05, 0.01, "hurts"), row("calibrate", 0.0, 0.0, "cannot tell")))
+    assert found.word == "no"
+    assert "Even the best arm" in found.text
+
+
+def test_a_leaking_arm_answers_nothing():
+    leak = row(LEAKING, 0.3, 0.01, None)
+    finished = ablation_of(leak, row("head", -0.01, 0.02, "cannot tell"), seeds=(0,))
+    (found,) = answers(finished)
+    assert LEAKING not in found.text
+    assert overall(finished) is None
+    assert sentences(finished)[-1].startswith("NO EVIDENCE")
+    assert any("One seed" in line for line in warnings(finished))
+    assert "(leaks)" in arm_name(leak)
+
+
+def test_the_arm_that_helps_most_often_is_named():
+    rows = [row("head", 0.05, 0.01, "helps", dataset=name) for name in ("tile", "screw")]
+    rows += [row("weight", 0.2, 0.01, "helps"), row("weight", -0.01, 0.001, "hurts", dataset="screw")]
+    text = overall(ablation_of(*rows))
+    assert "perlin → head helps most often" in text
+    assert "2 of 2 combinations" in text
+
+
+def test_headlines_take_the_largest_amount_under_the_first_condition():
+    few = row("head", 0.01, 0.1, "cannot tell", amount=10)
+    other = row("head", 0.02, 0.1, "cannot tell", detector="padim (16 shots)", of="padim")
+    finished = ablation_of(few, row("head", 0.05, 0.1, "cannot tell"), other, types=[few | {"defect_type": "crack"}])
+    assert finished.main_groups() == [("tile", "padim")]
+    assert [each["amount"] for each in finished.headline("tile", "padim")] == [40]
+    assert finished.several("tile")
+    assert main_types(finished) == []
+    assert len(finished.conditions()["tile", "padim"]) == 2
+
+
+def test_choices_of_equal_text_share_a_line():
+    weighed = {"weight": 0.5, "quantile": 0.99, "judged_by": {"cutpaste": 0.0123}}
+    arm = row("head", 0.05, 0.01, "helps")
+    found = [Chosen(arm, 0, weighed), Chosen(arm, 1, weighed), Chosen(arm, 2, {"untaught": "no defect"})]
+    ((_, lines),) = by_arm(found)
+    assert lines == [
+        "seeds 0, 1: weighs 0.5 beside the one-class map's 1, silent below 99% of good cells; AUPRO@0.3 +0.012 on invented defects of "
+        "cutpaste, which judged",
+        "seed 2: left as it was: no defect",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("coupling", "details", "words"),
+    [
+        ("weight", {"exchanged": 7, "adopted": False, "validation": {"before": 0.9, "after": 0.88}}, "7 of PaDiM's channels"),
+        ("weight", {"smallest": 0.7, "largest": 1.9, "adopted": True}, "from 0.70 to 1.90; adopted"),
+        ("negative", {"trust": 0.4, "weight": 0.2, "good_bank": 9, "defect_bank": 3}, "trust 0.40"),
+        ("segment", {"epoch": 2, "judgements": [0.1, 0.3], "protocol": "clean"}, "epoch 2 of 2, the best on held-out invented defects"),
+        (LEAKING, {"epoch": 1, "judgements": [], "protocol": "legacy"}, "the test images, which leaks"),
+        ("normals", {"images": 12, "bank": 100, "with_normals": 130, "adopted": True}, "grown to 130 cells; adopted"),
+        ("later", {"image_threshold": 1.0, "steps_done": 4, "rate": 0.12345678, "deep": {}}, "steps done 4, rate 0.1235"),
+    ],
+)
+def test_every_coupling_says_what_it_chose(coupling, details, words):
+    assert words in Chosen(row(coupling, 0.0, 0.0, None), 0, details).text
+
+
+def test_regret_is_that_of_the_choice():
+    tried = [{"sigma": sigma, "ground": "none", "strides": None, "options": {}, "validation": 0.9 + sigma / 100} for sigma in (4.0, 2.0)]
+    details = {"tried": tried, "chosen": tried[1], "test": [0.8, 0.7], "spearman": 1.0, "regret": 0.0}
+    chosen = Chosen(row("select", 0.0, 0.1, None), 0, details)
+    (found,) = rankings([chosen])
+    assert found.regret == pytest.approx(0.1)
+    assert "regret 0.100 and rank correlation +1.00" in chosen.text
+    assert "smoothing σ 2 px" in chosen.text
+    assert "nan" not in scatter(found.validation, found.test, found.chosen, "t", "x", "y")
+
+
+def test_a_ruinous_arm_does_not_flatten_the_others():
+    rows = [{**row("head", value, 0.001, "cannot tell"), "name": "a"} for value in (0.002, 0.01, -0.5)]
+    low, high = forest_range(rows)
+    assert low > -0.1
+    assert high >= 0.011
+    assert "polygon" in forest(rows, "t", "u")
+    assert "polygon" not in forest(rows[:2], "t", "u")
+
+
+def test_lines_keep_their_colour_and_leaks_are_dashed():
+    points = [(0, 0.5, 0.5, 0.5), (1, 0.6, 0.5, 0.7)]
+    drawing = step_chart([("head", 3, points), (f"{LEAKING} (leaks)", 5, points)], "t", ("x", "y"), ["0", "40"])
+    assert 'class="line c3"' in drawing
+    assert 'class="line c5 leaks"' in drawing
+
+
+def test_names_and_shares_stay_short():
+    assert generator_name("perlin") == "perlin"
+    assert generator_name("/data/made/elsewhere/seas") == "…/elsewhere/seas"
+    assert [parts(share) for share in (12.4, 2.5, 3.0, 0.0)] == ["12", "2.5", "3", "0"]
+    assert anything({"pixel_threshold": 2.0, "values": np.ones(2)}) == ""
