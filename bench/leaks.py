@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from aoi.bench.nearness import miniature
 from aoi.data.content import file_hash, pixel_hash
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_image
@@ -27,39 +30,61 @@ class Contents:
 
     owners: dict[str, Path]
     """Hash to the first file that has it; both kinds of hash together, they cannot collide."""
+    keys: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
+    """The hashes of each file."""
+    miniatures: Mapping[Path, np.ndarray] = field(default_factory=dict)
+    """Of each readable file, for near-duplicates; see `aoi.bench.nearness.miniature`."""
 
     def shared(self, other: Contents) -> list[tuple[Path, Path]]:
         """Pairs (file here, file there) of equal content, each pair once, sorted."""
         return sorted({(self.owners[key], other.owners[key]) for key in self.owners.keys() & other.owners.keys()})
 
+    def of(self, paths: Iterable[Path]) -> Contents:
+        """What these files among them hold."""
+        return _gathered([(path, self.keys[path], self.miniatures.get(path)) for path in paths])
+
+    def without(self, paths: Collection[Path]) -> Contents:
+        """What the others hold."""
+        return self.of(path for path in self.keys if path not in paths)
+
 
 def contents(paths: Sequence[Path], *, progress: Progress = silent) -> Contents:
     """Hash the bytes and the pixels of image files; an unreadable one counts by what can be read of it."""
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        hashed = list(tracked(pool.map(_hashes, paths), "leak guard", len(paths), progress))
+        return _gathered(list(tracked(pool.map(_content, paths), "leak guard", len(paths), progress)))
+
+
+_Content = tuple[Path, tuple[str, ...], np.ndarray | None]
+
+
+def _gathered(found: Sequence[_Content]) -> Contents:
     owners: dict[str, Path] = {}
-    for path, hashes in zip(paths, hashed, strict=True):
+    for path, hashes, _ in found:
         for key in hashes:
             owners.setdefault(key, path)
-    return Contents(owners)
+    return Contents(owners, {path: hashes for path, hashes, _ in found}, {path: small for path, _, small in found if small is not None})
 
 
-def _hashes(path: Path) -> tuple[str, ...]:
+def _content(path: Path) -> _Content:
     try:
-        return (file_hash(path), pixel_hash(read_image(path)))
+        image = read_image(path)
+        return path, (file_hash(path), pixel_hash(image)), miniature(image)
     except DataError:
-        return (file_hash(path),) if path.is_file() else ()
+        return path, (file_hash(path),) if path.is_file() else (), None
 
 
-def check_disjoint(test: Contents, train: Contents) -> None:
-    """Stop a run whose test images are also training images.
+def check_disjoint(test: Contents, train: Contents, *, what: str = "a test image is also a training image") -> None:
+    """Stop a run whose test images are also among what is learnt from.
+
+    Args:
+        what: the error's sentence.
 
     Raises:
         DataError: naming the pairs.
     """
     pairs = test.shared(train)
     if pairs:
-        raise _leak("a test image is also a training image", pairs)
+        raise _leak(what, pairs)
 
 
 def check_normals(normals: Contents, test: Contents) -> None:
@@ -84,15 +109,30 @@ def check_sources(manifest: Path, test: Contents, train: Contents) -> None:
     Raises:
         DataError: naming the pairs.
     """
+    rows = [row for row in read_jsonl(manifest) if row.get("accepted")]
+    made = [
+        (manifest.parent / str(row["image"]), {str(row.get("source_sha256")), str(row.get("source_pixels"))}, str(row["source"]))
+        for row in rows
+    ]
+    check_traced(made, test, train)
+
+
+def check_traced(made: Iterable[tuple[Path, Collection[str], str]], test: Contents, train: Contents) -> None:
+    """Stop a run one of whose defects was drawn on a test image, or on anything that is not a good training image.
+
+    Args:
+        made: each defect's image, the hashes of the good image it was drawn on, and that one's name; without hashes nothing can be told.
+        test: contents of the test images.
+        train: contents of the good training images.
+
+    Raises:
+        DataError: naming the pairs.
+    """
     leaked, strangers = [], []
-    for row in read_jsonl(manifest):
-        if not row.get("accepted"):
-            continue
-        hashes = {str(row.get("source_sha256")), str(row.get("source_pixels"))}
-        image = manifest.parent / str(row["image"])
-        leaked += [(image, test.owners[key]) for key in sorted(hashes & test.owners.keys())[:1]]
-        if not hashes & train.owners.keys():
-            strangers.append((image, Path(str(row["source"]))))
+    for image, hashes, source in made:
+        leaked += [(image, test.owners[key]) for key in sorted(test.owners.keys() & hashes)[:1]]
+        if hashes and train.owners.keys().isdisjoint(hashes):
+            strangers.append((image, Path(source)))
     if leaked:
         raise _leak("a synthetic defect was drawn on a test image", leaked)
     if strangers:
@@ -161,8 +201,8 @@ def without(samples: Sequence[Sample], known: Contents, pixels: Collection[str])
         known: contents of `samples`.
         pixels: hashes.
     """
-    out = {known.owners[key] for key in known.owners.keys() & set(pixels)}
-    return tuple(sample for sample in samples if sample.path not in out)
+    wanted = set(pixels)
+    return tuple(sample for sample in samples if wanted.isdisjoint(known.keys[sample.path]))
 
 
 def _leak(what: str, pairs: list[tuple[Path, Path]]) -> DataError:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from aoi.bench.arms import NONE
 from aoi.bench.degrade import Degradation, degraded
-from aoi.bench.leaks import Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
+from aoi.bench.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
+from aoi.bench.nearness import NearPair, near_leak, near_pairs
 from aoi.bench.normal_images import normal_features
 from aoi.bench.plan import DIFFUSION, Plan
+from aoi.bench.taken import Parted, part
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_mask, resize_mask
@@ -44,9 +46,25 @@ class RealImages:
     masks: np.ndarray
     """T×H×W bool; empty for good images and unannotated defects."""
     train_contents: Contents
+    """Of the images behind `train`."""
     test_contents: Contents
+    """Of what the tested images were before anything was done to them."""
     normals: FeatureSet | None = None
     """Features of generated normals, where the plan names a folder of them."""
+    good_contents: Contents = field(default_factory=lambda: Contents({}))
+    """Of every good training image, however few of them `train` has."""
+    taken: tuple[Sample, ...] = ()
+    """Real defects taken out of the test, one of each type in turn; see `aoi.bench.taken`."""
+    twins: tuple[Sample, ...] = ()
+    """Images taken out with them, because they show the same."""
+    near: tuple[NearPair, ...] = ()
+    """Near-duplicates of test images among the good training images."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Training images, test images, defective ones, and real defects that were taken out, if any were; JSON-ready."""
+        found = {"train": len(self.train), "test": len(self.samples), "defective": int(self.labels.sum())}
+        return found | ({"taken": len(self.taken), "twins": len(self.twins)} if self.taken else {})
 
     @property
     def labels(self) -> np.ndarray:
@@ -68,7 +86,7 @@ class RealImages:
             return self
         drawn = np.sort(np.random.default_rng([seed, 4]).permutation(len(self.train))[:shots])
         train = self.train.take(drawn)
-        return replace(self, train=train, train_contents=contents(train.paths))
+        return replace(self, train=train, train_contents=self.good_contents.of(train.paths))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +100,10 @@ class SynthImages:
     sources: np.ndarray
     """S int64, which training image each was drawn on: who holds that image out holds the defect out."""
     preview: Path | None
+    said: tuple[str, ...] = ()
+    """Where they come from, if they were not made here."""
+    near: tuple[NearPair, ...] = ()
+    """Near-duplicates of test images among them."""
 
     def first(self, amount: int | None) -> SynthImages:
         """The first `amount` of them, which are among the first of any larger amount; None for all."""
@@ -120,13 +142,18 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
     Raises:
         DataError: an unreadable image, or a test image among the training images or the generated normals.
     """
-    train, test = dataset.train_good, dataset.test
+    train = dataset.train_good
     train_contents = contents([sample.path for sample in train], progress=progress)
-    test_contents = contents([sample.path for sample in test], progress=progress)
-    if DIFFUSION in plan.generators and plan.diffusion.leave_out_learnt:
-        test = without(test, test_contents, learnt(str(plan.diffusion.model)).keys())
-        test_contents = contents([sample.path for sample in test], progress=progress)
+    known = contents([sample.path for sample in dataset.test], progress=progress)
+    parted = part(dataset.test, known, train_contents, plan.real) if plan.takes_out else Parted(dataset.test)
+    test = parted.tested
+    if plan.paints and plan.diffusion.leave_out_learnt:
+        test = without(test, known, learnt(str(plan.diffusion.model)).keys())
+    test_contents = known.of(sample.path for sample in test)
     check_disjoint(test_contents, train_contents)
+    near = near_pairs(test_contents.miniatures, train_contents.miniatures, train_contents.miniatures)
+    if near and plan.near_duplicates == "stop":
+        raise near_leak(near, SHOWN)
     size = (plan.image_size, plan.image_size)
     return RealImages(
         name,
@@ -138,6 +165,10 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
         train_contents,
         test_contents,
         normal_features(plan, name, backbone, test_contents, cache, progress=progress),
+        train_contents,
+        parted.taken,
+        parted.twins,
+        near,
     )
 
 
@@ -161,17 +192,29 @@ def degraded_images(
 
 
 def synth_images(
-    real: RealImages, generator: str, seed: int, backbone: Backbone, plan: Plan, out: Path, cache: Path, *, progress: Progress = silent
+    real: RealImages,
+    generator: str,
+    seed: int,
+    backbone: Backbone,
+    plan: Plan,
+    out: Path,
+    cache: Path,
+    *,
+    masks: Path | None = None,
+    progress: Progress = silent,
 ) -> SynthImages:
     """Draw defects on the good training images, check where they come from, and extract their features.
 
     Args:
         out: the folder of this generator and seed; resumed if it was begun.
+        masks: a data set whose masks the defects are painted into; None leaves their outlines to the generator.
 
     Raises:
         DataError: a defect was drawn on a test image or on a stranger, or none could be made.
     """
     options = GenerateOptions(generator=generator, count=plan.most, seed=seed, size=plan.image_size, textures=plan.textures)
+    if masks is not None:
+        options = replace(options, masks=masks, cama=plan.real.cama)
     if generator == DIFFUSION:
         options = _painted(options, plan, out)
     report = generate_dataset(real.train.paths, out, options, progress=progress)

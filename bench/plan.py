@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from aoi.bench.anomalib_plan import TRAIN, AnomalibPlan, check_couplings, check_names, model_of, objection
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
-from aoi.bench.plan_options import DiffusionPlan, HeadPlan, NegativePlan, NormalsPlan, SelectPlan, WeightPlan, each_once, known_generators
+from aoi.bench.plan_options import (
+    FOLDER,
+    ORACLE_MASK,
+    REAL,
+    DiffusionPlan,
+    HeadPlan,
+    NegativePlan,
+    NormalsPlan,
+    RealPlan,
+    SelectPlan,
+    WeightPlan,
+    each_once,
+    known_generators,
+)
 from aoi.bench.segment_plan import LEAKING, SegmentPlan
 from aoi.configs.strict import load_yaml, validated
 from aoi.errors import ConfigError
@@ -43,7 +57,10 @@ class Plan(Axes):
 
     datasets: tuple[Path, ...] = Field(default=(), description="data sets with train/good and a real test set")
     detectors: tuple[str, ...] = Field(default=("patchcore", "padim"), min_length=1)
-    generators: tuple[str, ...] = Field(default=(NONE, "perlin", "cutpaste"), min_length=1)
+    folders: dict[str, Path] = Field(default={}, description="folders of defects made elsewhere, by the name they have among generators")
+    generators: tuple[str, ...] = Field(
+        default=(NONE, "perlin", "cutpaste"), min_length=1, description="also real, oracle-mask, folder:PATH, or a name of folders"
+    )
     couplings: tuple[Coupling, ...] = Field(default=("calibrate", "head"), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     image_size: int = Field(default=256, ge=32, le=2048, description="side of the square every image is resized to, pixels")
@@ -55,6 +72,7 @@ class Plan(Axes):
     options: dict[str, dict[str, Any]] = Field(
         default={"patchcore": {"coreset_ratio": 0.01}}, description="options of each detector; the default keeps a bank of 1 %"
     )
+    real: RealPlan = RealPlan()
     head: HeadPlan = HeadPlan()
     select: SelectPlan = SelectPlan()
     negative: NegativePlan = NegativePlan()
@@ -63,6 +81,9 @@ class Plan(Axes):
     segment: SegmentPlan = SegmentPlan()
     anomalib: AnomalibPlan = AnomalibPlan()
     diffusion: DiffusionPlan = DiffusionPlan()
+    near_duplicates: Literal["auto", "warn", "stop"] = Field(
+        default="auto", description="of test images: auto warns of those among good training images, stops for those among other defects"
+    )
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
     device: str = "auto"
 
@@ -80,12 +101,22 @@ class Plan(Axes):
 
     @field_validator("generators")
     @classmethod
-    def _generators(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return known_generators(names, also=(NONE,))
+    def _generators(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return known_generators(names, also=(NONE, REAL, ORACLE_MASK, *info.data.get("folders", {})))
+
+    @field_validator("folders")
+    @classmethod
+    def _folders(cls, folders: dict[str, Path]) -> dict[str, Path]:
+        from aoi.synth.registry import generator_names
+
+        for name in folders:
+            if name in (NONE, REAL, ORACLE_MASK, *generator_names()) or not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(f"{name!r} cannot name a folder of defects: use letters, digits, - and _, and no generator's name")
+        return folders
 
     @model_validator(mode="after")
     def _sentences(self) -> Plan:
-        if DIFFUSION in self.generators and not self.diffusion.sentences:
+        if self.paints and not self.diffusion.sentences:
             raise ValueError("the generator diffusion has no sentences to paint; list them under diffusion: sentences")
         return self
 
@@ -99,6 +130,22 @@ class Plan(Axes):
     def made_generators(self) -> tuple[str, ...]:
         """The generators that make something."""
         return tuple(name for name in self.generators if name != NONE)
+
+    @property
+    def paints(self) -> bool:
+        """True where a checkpoint is needed."""
+        return DIFFUSION in self.generators or (ORACLE_MASK in self.generators and self.real.texture == DIFFUSION)
+
+    @property
+    def takes_out(self) -> bool:
+        """True where real defects are taken out of the test."""
+        return REAL in self.generators or ORACLE_MASK in self.generators
+
+    def folder_of(self, generator: str) -> Path | None:
+        """Where the defects of a generator lie that were made elsewhere; None for every other generator."""
+        if generator.startswith(FOLDER):
+            return Path(generator[len(FOLDER) :])
+        return self.folders.get(generator)
 
     @property
     def named_couplings(self) -> tuple[str, ...]:
@@ -178,7 +225,9 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     chosen["count"] = plan.most
     for name in ("segment", "anomalib", *OWN_OPTIONS):
         del chosen[name]  # see `Plan.own_options`
-    if DIFFUSION in plan.generators:
+    for name in ("folders", "near_duplicates", *(() if plan.takes_out else ("real",))):
+        del chosen[name]  # the content of a folder decides, and its own arms alone
+    if plan.paints:
         chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)
     else:
         del chosen["diffusion"]

@@ -19,13 +19,21 @@ def each_once(values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
     return values
 
 
+REAL = "real"
+"""The generator that makes nothing: real defects taken out of the test, the upper bound."""
+ORACLE_MASK = "oracle-mask"
+"""The generator that paints into the masks of those real defects."""
+FOLDER = "folder:"
+"""What a path to defects made elsewhere begins with."""
+
+
 def known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """`names`, refused where one is no generator, nor in `also`, or is there twice."""
+    """`names`, refused where one is no generator, nor in `also`, nor a folder's path, or is there twice."""
     from aoi.synth.registry import generator_names
 
     known = (*also, *generator_names())
     for name in names:
-        if name not in known:
+        if name not in known and not (name.startswith(FOLDER) and name != FOLDER):
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"unknown generator {name!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"))
     return each_once(names, "generator")
@@ -147,6 +155,20 @@ class NormalsPlan(StrictModel):
     )
     cells_per_image: int = Field(default=96, ge=1, description="cells of each generated image that may enter PatchCore's bank")
     image_score: Literal["one-class", "refitted"] = Field(default="one-class", description="of the detector alone, or of the refitted one")
+
+
+class RealPlan(StrictModel):
+    """Which real defects are taken out of the test for the generators `real` and `oracle-mask`; see `aoi.bench.taken`."""
+
+    per_type: int = Field(default=3, ge=1, le=10_000, description="at most so many defects of each type; one at least stays to be tested")
+    seed: int = Field(default=0, ge=0, description="that draws them; the same ones for every arm, whatever its own seed")
+    texture: str = Field(default="perlin", description="the generator that paints into their masks")
+    cama: bool = Field(default=False, description="move their masks to the same place of the part, with a network's features")
+
+    @field_validator("texture")
+    @classmethod
+    def _texture(cls, name: str) -> str:
+        return known_generators((name,))[0]
 
 
 class DiffusionPlan(StrictModel):

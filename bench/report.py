@@ -22,7 +22,7 @@ def json_report(finished: Finished) -> str:
     """Rows, defect types, facts of the run, and the command that makes them again."""
     rows = [plain(row) for row in finished.rows]
     arms = [{name: row.get(name) for name in JSON_FIELDS} | {name: row[name] for name in CONDITION if name in row} for row in rows]
-    kept = {name: finished.results.get(name) for name in ("backbone", "plan", "counts", "types", "statistics", "seconds")}
+    kept = {name: finished.results.get(name) for name in ("backbone", "plan", "counts", "notes", "types", "statistics", "seconds")}
     kept["types"] = [{name: value for name, value in plain(row).items() if name != "of"} for row in kept["types"] or ()]
     told = [{"dataset": each.dataset, "detector": each.detector, "answer": each.word, "text": each.text} for each in answers(finished)]
     chosen = [each.as_dict() for each in choices(finished, [row for group in finished.groups() for row in finished.arms(*group)])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,8 @@ class BenchResult:
     """Pictures of the synthetic defects, `dataset/generator` to path."""
     types: tuple[TypeRow, ...] = ()
     """The breakdown by defect type."""
+    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """For each data set, what must be known beside its figures; see `aoi.bench.notes`."""
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `results.json`."""
@@ -136,6 +138,7 @@ class BenchResult:
             "computed": self.computed,
             "counts": {name: dict(counts) for name, counts in self.counts.items()},
             "previews": dict(self.previews),
+            "notes": {name: dict(notes) for name, notes in self.notes.items()},
             "types": [row.as_dict() for row in self.types],
             "statistics": {"resamples": RESAMPLES, "exchanges": EXCHANGES, "level": LEVEL, "power": POWER},
         }
@@ -244,6 +247,7 @@ def _document(result: BenchResult) -> str:
     for name, counts in result.counts.items():
         learned, tested = f"{counts['train']} good images to learn from", f"{counts['test']} real test images"
         lines.append(f"- {name}: {learned}, {tested}, {counts['defective']} of them defective")
+        lines += [f"- {name}, {about}: {said}" for about, note in result.notes.get(name, {}).items() for said in note["said"]]
     lines += [
         f"- backbone {result.backbone}, {plan['image_size']} px, {amount}, seeds {seeds}",
         "- every cell: the arm's mean, in brackets its change against the same detector alone, paired by seed (mean ± standard deviation)",

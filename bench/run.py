@@ -12,20 +12,22 @@ from typing import Any
 
 import aoi
 from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug, portions, synth_name
-from aoi.bench.axes import Stock
 from aoi.bench.couplings import RULES
 from aoi.bench.detectors import check_detector, folds_for, fresh_detector, layers_of
+from aoi.bench.elsewhere import Elsewhere, find_elsewhere
 from aoi.bench.evidence import Archive
 from aoi.bench.group import Fits, Group, baseline
 from aoi.bench.heldout import cross_validate
 from aoi.bench.judging import judge
 from aoi.bench.ledger import Ledger, identity_of
-from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, drop, real_images, synth_images
+from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, drop, real_images
 from aoi.bench.measure import arm_metrics
 from aoi.bench.normal_images import check_normal_folders, normals_identity
+from aoi.bench.notes import TRAIN, Notes
 from aoi.bench.plan import Plan, settings
 from aoi.bench.plan_options import Candidate
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
+from aoi.bench.sources import Place, arms_of, defects
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json
 from aoi.data.progress import Progress, silent
@@ -52,9 +54,12 @@ class Run:
     head_layers: tuple[str, ...]
     ledger: Ledger
     archive: Archive
+    notes: Notes
     progress: Progress
     arms: dict[str, tuple[Arm, ...]]
     """By data set."""
+    elsewhere: dict[tuple[str, str], Elsewhere]
+    """Defects made elsewhere, by data set and generator."""
     records: dict[Arm, dict[str, Any]] = field(default_factory=dict)
     resumed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -140,14 +145,10 @@ def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Pr
     selected = [backbone.layers_for(c.strides) for name in plan.detectors for c in plan.select.candidates.get(name, ()) if c.strides]
     every = {layer for found in (*layers.values(), head_layers, *(selected if "select" in plan.couplings else ())) for layer in found}
     backbone = backbone.with_layers(sorted(every))
-    arms = {name: arms_of(plan, name, dataset) for name, dataset in datasets.items()}
-    return Run(plan, out, backbone, layers, head_layers, Ledger(out / "arms"), Archive(out / "evidence"), progress, arms)
-
-
-def arms_of(plan: Plan, name: str, dataset: Dataset) -> tuple[Arm, ...]:
-    """Every arm of one data set, in the order of the tables."""
-    stock = Stock(len(dataset.train_good))
-    return tuple(arm for detector in plan.detectors for seed in plan.seeds for arm in plan.arms(name, detector, seed, stock))
+    elsewhere = find_elsewhere(plan, tuple(datasets))
+    arms = {name: arms_of(plan, name, dataset, elsewhere) for name, dataset in datasets.items()}
+    kept = Ledger(out / "arms"), Archive(out / "evidence"), Notes(out / "notes")
+    return Run(plan, out, backbone, layers, head_layers, *kept, progress, arms, elsewhere)
 
 
 def run_dataset(run: Run, name: str, dataset: Dataset, missing: Mapping[Arm, str]) -> None:
@@ -172,6 +173,7 @@ def real_sets(run: Run, name: str, dataset: Dataset, missing: Iterable[Arm]) -> 
             for name in dict.fromkeys(arm.condition.degradation for arm in missing)
         }
     run.archive.write_test_set(real)
+    run.notes.keep(name, TRAIN, near=real.near)
     return tests
 
 
@@ -180,9 +182,9 @@ def _identity(run: Run, arm: Arm, fingerprint: str) -> str:
     cell: list[Any] = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
     if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
         cell += [arm.amount, arm.condition.named()]
-    own = run.plan.own_options(arm.detector, arm.coupling) + (
-        [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
-    )
+    own = run.plan.own_options(arm.detector, arm.coupling)
+    own += [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
+    own += [run.elsewhere[place].fingerprint] if (place := (arm.dataset, arm.generator)) in run.elsewhere else []
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 
@@ -203,7 +205,9 @@ def run_seed(
     for generator in dict.fromkeys([*makers, *judges]):
         with run.timed("synth"):
             folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
-            synth[generator] = synth_images(real, generator, seed, run.backbone, run.plan, folder, seed_cache, progress=run.progress)
+            place, elsewhere = Place(generator, seed, folder, seed_cache), run.elsewhere.get((real.name, generator))
+            synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
+            run.notes.keep(real.name, generator, said=synth[generator].said, near=synth[generator].near)
     for detector in run.plan.detectors:
         arms = [arm for arm in wanted if arm.detector == detector]
         if arms:
@@ -262,7 +266,7 @@ def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
         "pixel_threshold": outcome.pixel_threshold,
         "details": outcome.details,
         "evidence": evidence,
-        "counts": {"train": len(group.real.train), "test": len(group.real.samples), "defective": int(group.real.labels.sum())},
+        "counts": group.real.counts,
         "seconds": round(time.perf_counter() - began, 3),
     }
     run.ledger.write(arm, identity, record)
@@ -277,7 +281,7 @@ def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchR
         for arm in ordered
         if not arm.is_baseline and (path := arm.synth_folder(run.out) / "preview.png").is_file()
     }
-    counts = {arm.dataset: run.records[arm]["counts"] for arm in ordered}  # of what was tested, which may be less than the data set holds
+    counts = {name: run.records[run.arms[name][0]]["counts"] for name in datasets}  # of what was tested, under the first condition
     records = {arm: run.records[arm] for arm in ordered}
     with run.timed("statistics"):
         judged = judge(records, run.archive, tuple(HIGHER_IS_BETTER), count=run.plan.most, progress=run.progress)
@@ -292,4 +296,5 @@ def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchR
         counts=counts,
         previews=previews,
         types=judged.types,
+        notes={name: run.notes.of(name, run.plan.generators) for name in datasets},
     )

@@ -100,6 +100,7 @@ def needs(plan: Plan, out: Path) -> Needs:
     if plan.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {plan.device} names a GPU, which a cluster chooses itself", hint="use --device cuda, or auto")
     named = [plan.weights, plan.textures, plan.diffusion.model, *plan.normals.folders.values(), *plan.generators]
+    named += [plan.folder_of(name) for name in plan.made_generators]
     files = tuple(path for path in (Path(each) for each in named if each is not None) if path.exists())
     return Needs(None, None if plan.device == "auto" else float(plan.device == "cuda"), (*plan.datasets, *files), out)
 

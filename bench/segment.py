@@ -97,7 +97,7 @@ def _key(group: Group, generator: str, protocol: Protocol) -> str:
     masks = [hashlib.sha256(np.packbits(each).tobytes()).hexdigest() for each in read]
     files = [file_hashes(each) for each in (real.train.paths, real.test.paths, images.features.paths)]
     options = plan.segment.model_dump(mode="json") | {"protocol": protocol}
-    found = [SCHEMA, options, plan.image_size, plan.folds, plan.device, group.seed, masks, files, images.sources.tolist()]
+    found = [SCHEMA, options, plan.image_size, group.held_out.fold.tolist(), plan.device, group.seed, masks, files, images.sources.tolist()]
     return identity_of(found)[:32]
 
 
