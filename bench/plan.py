@@ -186,7 +186,7 @@ def load_plan(source: Path | str | None = None, **overrides: Any) -> Plan:
     """A plan from a YAML file or a preset's name, with single keys replaced.
 
     Args:
-        source: a YAML file, `quick` or `standard`; None for the defaults.
+        source: a YAML file, `quick`, `standard` or `paper`; None for the defaults.
         overrides: fields of `Plan`; None leaves a field as it is. Lists may be given as comma-separated text.
 
     Raises:

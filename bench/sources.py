@@ -30,6 +30,7 @@ from aoi.detect.features import extract_features
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet
 
+STAND_IN = "each with a good image that stands for its own"
 _TILE, _TILES = 224, 12
 
 
@@ -136,7 +137,7 @@ def _real(real: RealImages, place: Place, backbone: Backbone, plan: Plan, progre
         truth_masks(list(real.taken), size),
         dealt(len(paths), fold, np.random.default_rng([place.seed, 6])),
         _preview(place.folder, real.taken),
-        said=(f"{said}; they are dealt to folds at random",),
+        said=(f"{said}; they are dealt to folds at random, {STAND_IN}",),
     )
 
 
@@ -162,7 +163,7 @@ def _made_elsewhere(
         np.stack([resize_mask(read_mask(pair.mask), size) for pair in pairs]),
         sources,
         _preview(place.folder, [Sample(pair.image, "test", pair.label, pair.mask) for pair in pairs]),
-        said=(said + (f", {untraced} of unknown origin are dealt to folds at random" if untraced else ""),),
+        said=(said + (f", {untraced} of unknown origin are dealt to folds at random, {STAND_IN}" if untraced else ""),),
         near=near,
     )
 

@@ -17,12 +17,15 @@ bench = typer.Typer(help="What invented defects do to a detector (default verb: 
 @bench.command("run")
 def run_ablation(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[PLAN] [DATASET]...", help="A plan (YAML) or a preset: quick, standard; then data sets.")
+        list[str] | None,
+        typer.Argument(metavar="[PLAN] [DATASET]...", help="A plan (YAML) or a preset: quick, standard, paper; then data sets."),
     ] = None,
     out: Out = Path("ablation"),
     datasets: Annotated[str | None, typer.Option(help="Data set folders; several with spaces or commas between them.")] = None,
     detectors: Annotated[str | None, typer.Option(help="patchcore,padim")] = None,
-    generators: Annotated[str | None, typer.Option(help="perlin,cutpaste (none is always the baseline)")] = None,
+    generators: Annotated[
+        str | None, typer.Option(help="perlin,cutpaste,diffusion,real,oracle-mask,folder:PATH (none is always the baseline)")
+    ] = None,
     couplings: Annotated[str | None, typer.Option(help="calibrate,head")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
     count: Annotated[int | None, typer.Option(help="Synthetic defects for each generator and seed.")] = None,

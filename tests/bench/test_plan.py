@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from aoi.bench.arms import USUAL
+from aoi.bench.axes import Stock
 from aoi.bench.plan import Plan, load_plan, presets
 from aoi.errors import ConfigError
 
 
 def test_presets_load_and_take_datasets_from_the_command_line(tmp_path):
-    assert set(presets()) >= {"quick", "standard"}
+    assert set(presets()) >= {"quick", "standard", "paper"}
     for name in presets():
         plan = load_plan(name, datasets="a,b", weights=tmp_path / "w.safetensors")
         assert [path.name for path in plan.datasets] == ["a", "b"]
@@ -70,3 +72,16 @@ def test_arms_are_the_baseline_and_every_generator_with_every_coupling():
         ("cutpaste", "head"),
     ]
     assert len({arm.key for arm in arms}) == 5
+
+
+def test_the_paper_preset_moves_one_axis_at_a_time_and_takes_each_generator_for_what_it_can_give():
+    plan = load_plan("paper", datasets="x")
+    arms = list(plan.arms("x", "padim", 0, Stock(320, {"real": 15})))
+    assert len({arm.key for arm in arms}) == len(arms)
+    under = {arm.condition for arm in arms}
+    assert len(under) == 6
+    assert sum(arm.is_baseline for arm in arms) == 6
+    amounts = {arm.amount for arm in arms if arm.generator == "perlin" and arm.condition == USUAL}
+    assert amounts == {10, 50, 200, None}
+    assert {arm.amount for arm in arms if arm.generator == "perlin" and arm.condition != USUAL} == {None}
+    assert {arm.amount for arm in arms if arm.generator == "real"} == {10, 15}
