@@ -182,3 +182,32 @@ def test_a_missing_library_is_a_sentence_and_a_remedy(monkeypatch) -> None:
     with pytest.raises(BackendUnavailable, match="needs the package ray") as caught:
         RayEngine()
     assert "pip install 'aoi[ray]'" in caught.value.hint
+
+
+ALONE = """
+import sys, time
+from functools import partial
+from aoi.engine.cluster import RayEngine
+from aoi.engine.work import Needs, Task, Work
+work = Work(partial(open, sys.argv[1], "a"), lambda file, seconds: (file.write("begun\\n"), file.flush(), time.sleep(seconds))[2])
+list(RayEngine().run(work, [Task(str(n), 600) for n in range(2)], needs=Needs(cpus=1)))
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_killed_command(tmp_path) -> None:
+    """Else they would write into the folder of the command that goes on."""
+    import psutil
+
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path / "said")], env=environment)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not ((tmp_path / "said").exists() and "begun" in (tmp_path / "said").read_text()):
+        time.sleep(0.2)
+    workers = [each for each in psutil.Process(command.pid).children(recursive=True) if each.name().startswith("ray::_perform")]
+    command.kill()
+    command.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert workers
+    assert not alive
