@@ -57,6 +57,10 @@ def greedy_k_center(
     return Coreset(selection.chosen.cpu().numpy(), selection.radius())
 
 
+def _around(points: torch.Tensor, indices: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    return points[indices].float().sub_(mean)
+
+
 class _Selection:
     """Centres chosen so far, and an upper bound of every point's distance to them."""
 
@@ -66,9 +70,10 @@ class _Selection:
         sums = torch.zeros(depth, dtype=torch.float64, device=device)
         for rows in torch.split(points, _ROWS):
             sums += rows.double().sum(0)
-        self.mean = (sums / total).float()  # smaller norms, smaller cancellation in the expanded distance
-        self.centres = Points(k, depth, device, coarse=coarse, lookup=lambda numbers: self.rows(self.chosen[numbers]))
-        self.chosen = torch.empty(k, dtype=torch.int64, device=device)
+        self.mean = mean = (sums / total).float()  # smaller norms, smaller cancellation in the expanded distance
+        self.chosen = chosen = torch.empty(k, dtype=torch.int64, device=device)
+        # Nothing in it refers back to this object: a cycle would keep the points in memory until the collector comes by.
+        self.centres = Points(k, depth, device, coarse=coarse, lookup=lambda numbers: _around(points, chosen[numbers], mean))
         self.bounds = torch.empty(total, dtype=torch.float64, device=device)
         """Squared distances; -1 for what is chosen, so that nothing is chosen twice, not even among duplicates."""
         self.seen = torch.ones(total, dtype=torch.int32, device=device)
@@ -88,7 +93,7 @@ class _Selection:
 
     def rows(self, indices: torch.Tensor) -> torch.Tensor:
         """Points around the mean, n×D float32."""
-        return self.points[indices].float().sub_(self.mean)
+        return _around(self.points, indices, self.mean)
 
     def _take(self, indices: torch.Tensor, rows: torch.Tensor) -> None:
         """Make the points at `indices` centres."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +115,16 @@ def test_progress_counts_up_to_k() -> None:
     greedy_k_center(torch.rand(500, 4), 50, start=0, progress=lambda stage, done, total: seen.append(done))
     assert seen == sorted(seen)
     assert seen[-1] == 50
+
+
+@pytest.mark.parametrize("coarse", [True, False])
+def test_the_points_are_given_back_at_once(rng: np.random.Generator, coarse: bool) -> None:
+    points = torch.from_numpy(rng.normal(size=(600, 8)).astype(np.float32))
+    held = weakref.ref(points)
+    gc.disable()  # a selection that is part of a cycle would wait for it, with gigabytes in its hands
+    try:
+        greedy_k_center(points, 40, start=0, coarse=coarse)
+        del points
+        assert held() is None
+    finally:
+        gc.enable()
