@@ -134,6 +134,10 @@ def _connected() -> Iterator[bool]:
         raise BackendUnavailable(
             f"no Ray cluster answers at {address}", hint="start one with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
         ) from error
+    except Exception as error:  # of another release, or too slow to start: the library has no class of errors for it
+        where = f"the cluster at {address} cannot be joined" if address else "Ray does not start on this machine"
+        said = " ".join(str(error).split())[:200]
+        raise BackendUnavailable(f"{where}: {said}", hint="try again when the machine is less busy, or use --engine local") from error
     try:
         yield not address
     finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,6 +176,20 @@ def test_impossible_resources_are_refused(wrong) -> None:
     with pytest.raises(ConfigError) as caught:
         RayEngine(**wrong)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("", "Ray does not start on this machine: too"), ("auto", "cluster at auto cannot be joined: too")]
+)
+def test_a_cluster_that_does_not_start_is_a_sentence_and_a_remedy(monkeypatch, address, said) -> None:
+    def slow(**_) -> None:
+        raise Exception("too slow")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=slow))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(BackendUnavailable, match=said) as caught:
+        list(RayEngine().run(Work(nothing, fail), numbered([0]), needs=CPU))
+    assert "--engine local" in caught.value.hint
 
 
 def test_a_missing_library_is_a_sentence_and_a_remedy(monkeypatch) -> None:
