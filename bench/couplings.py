@@ -12,6 +12,7 @@ from aoi.bench.fusion import Choice, Judge, choose_fusion
 from aoi.bench.group import CouplingRule, baseline, with_percentiles
 from aoi.bench.group import Group as Group
 from aoi.bench.group import Outcome as Outcome
+from aoi.bench.material import SynthImages
 from aoi.bench.negative import negative
 from aoi.bench.normals import normals
 from aoi.bench.segment import segment, segment_legacy
@@ -64,15 +65,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     drawn = np.flatnonzero(fold[images.sources] != 0)
     if not len(drawn):
         return replace(baseline(group), details={"untaught": "every defect lies on the good images that are held out"})
-    trained = train_head(
-        group.real.train.take(learned),
-        images.features.take(drawn),
-        images.masks[drawn],
-        layers=group.head_layers,
-        options=options,
-        seed=group.seed,
-        progress=progress,
-    )
+    trained, logits = _taught(group, images, learned, drawn, options, progress)
     good_logits = trained.logits(group.real.train.take(kept))
     weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)
     quantiles = QUANTILES if settings.quantile == "auto" else (settings.quantile,)
@@ -82,7 +75,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
         judges = _judges(group, generator, trained, good_logits)
         chosen = choose_fusion(good.maps, good_logits, judges, weights=weights, quantiles=quantiles)
     fusion = chosen.fusion
-    maps = fusion.maps(group.test.maps, trained.logits(group.real.test))
+    maps = fusion.maps(group.test.maps, logits)
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
     fused_good = fusion.maps(kept_scores.maps, good_logits)
     outcome = with_percentiles(
@@ -97,6 +90,19 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
         outcome = Outcome(maps, outcome.image_scores, alone.image_threshold, outcome.pixel_threshold)
     details = chosen.as_dict() | {"weight": fusion.weight, "level": fusion.level, "scale": fusion.scale, "image_rule": settings.image_rule}
     return Outcome(maps, outcome.image_scores, outcome.image_threshold, outcome.pixel_threshold, details)
+
+
+def _taught(
+    group: Group, images: SynthImages, learned: np.ndarray, drawn: np.ndarray, options: HeadOptions, progress: Progress
+) -> tuple[Head, np.ndarray]:
+    """A head and its logits of the test images, which do not depend on the detector: the next one finds them."""
+    layers = group.head_layers
+    good, defects, masks = group.real.train.take(learned).only(layers), images.features.take(drawn).only(layers), images.masks[drawn]
+    said = [good, defects, masks, layers, options.model_dump(mode="json"), group.seed]
+    trained = group.once(
+        "head", said, lambda: train_head(good, defects, masks, layers=layers, options=options, seed=group.seed, progress=progress)
+    )
+    return trained, group.once("head logits", [*said, group.real.test], lambda: trained.logits(group.real.test))
 
 
 def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray) -> list[Judge]:

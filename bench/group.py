@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,10 +12,18 @@ from aoi.bench.heldout import HeldOut, with_defects_on_both_sides
 from aoi.bench.material import RealImages, SynthImages
 from aoi.bench.plan import Plan
 from aoi.bench.selection import Maker
+from aoi.bench.sharing import Sharing
 from aoi.data.progress import Progress
 from aoi.detect.calibration import GoodScores, thresholds_from
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
+
+T = TypeVar("T")
+
+
+def _fit(detector: Detector, images: FeatureSet) -> Detector:
+    detector.fit(images)
+    return detector
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +40,8 @@ class Fits:
     """Fitted on all of them."""
     partial: Detector | None = None
     """Fitted on those outside fold 0."""
+    fit: Callable[[Detector, FeatureSet], Detector] = _fit
+    """How a fresh one is fitted: perhaps somebody has done so before."""
 
     @property
     def learned(self) -> np.ndarray:
@@ -42,15 +51,13 @@ class Fits:
     def on_all(self) -> Detector:
         """Fitted on all good training images."""
         if self.whole is None:
-            self.whole = self.fresh()
-            self.whole.fit(self.train)
+            self.whole = self.fit(self.fresh(), self.train)
         return self.whole
 
     def without_fold_0(self) -> Detector:
         """Fitted on those that may be learned from where fold 0 is held out."""
         if self.partial is None:
-            self.partial = self.fresh()
-            self.partial.fit(self.train.take(self.learned))
+            self.partial = self.fit(self.fresh(), self.train.take(self.learned))
         return self.partial
 
 
@@ -73,8 +80,12 @@ class Group:
     """The detector with its own settings."""
     seed: int
     plan: Plan
-    cache: Path | None = None
-    """Where results that other detectors share are kept; None to compute them anew."""
+    sharing: Sharing | None = None
+    """Results that others share; None to compute everything anew."""
+
+    def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
+        """The result of `make`, unless another arm with equal inputs has it; see `Sharing.once`."""
+        return make() if self.sharing is None else self.sharing.once(what, inputs, make)
 
     def with_first(self, amount: int | None, generator: str) -> Group:
         """What one arm sees: the first `amount` defects of every generator (None for all), on both sides of the fold that is held out.
@@ -115,7 +126,10 @@ CouplingRule = Callable[[Group, str, Progress], Outcome]
 
 def baseline(group: Group) -> Outcome:
     """The detector alone: thresholds are percentiles of held-out good scores."""
-    return with_percentiles(group, group.test.maps, group.test.image_scores, group.held_out.good, np.arange(len(group.held_out.fold)))
+    good, plan = group.held_out.good, group.plan
+    asked = [good.maps, good.image_scores, plan.image_percentile, plan.pixel_percentile]
+    image, pixel = group.once("own thresholds", asked, lambda: _percentiles(group, good, np.arange(len(group.held_out.fold))))
+    return Outcome(group.test.maps, group.test.image_scores, image, pixel)
 
 
 def with_percentiles(group: Group, maps: np.ndarray, image_scores: np.ndarray, good: Scores, indices: np.ndarray) -> Outcome:
@@ -127,10 +141,16 @@ def with_percentiles(group: Group, maps: np.ndarray, image_scores: np.ndarray, g
         good: scores of good images that what made `maps` has not seen.
         indices: their positions in the training set.
     """
+    image, pixel = _percentiles(group, good, indices)
+    return Outcome(maps, image_scores, image, pixel)
+
+
+def _percentiles(group: Group, good: Scores, indices: np.ndarray) -> tuple[float, float]:
+    """Thresholds of image scores and of pixels."""
     found = thresholds_from(
         GoodScores(good, indices, "crossval"), image_percentile=group.plan.image_percentile, pixel_percentile=group.plan.pixel_percentile
     )
-    return Outcome(maps, image_scores, found.image_threshold, found.pixel_threshold)
+    return found.image_threshold, found.pixel_threshold
 
 
 def with_own_image_score(group: Group, maps: np.ndarray, good: Scores, details: dict[str, Any]) -> Outcome:

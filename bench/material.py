@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from aoi.data.sample import Dataset, Sample
 from aoi.data.sources import require_train_good
 from aoi.detect.backbones import Backbone
 from aoi.detect.evaluate import truth_masks
-from aoi.detect.features import FeatureSet, extract_features
+from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
 from aoi.errors import ConfigError, DataError
 from aoi.synth.generate import GenerateOptions, generate_dataset
 
@@ -136,7 +135,9 @@ def check_datasets(datasets: dict[str, Dataset]) -> None:
             raise DataError(f"{dataset.root} has no test images", hint="add real ones: test/good and test/<defect type>")
 
 
-def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cache: Path, *, progress: Progress = silent) -> RealImages:
+def real_images(
+    name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cache: FeatureKeeper, *, progress: Progress = silent
+) -> RealImages:
     """Check a data set for leaks and extract its features.
 
     Raises:
@@ -173,7 +174,7 @@ def real_images(name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cac
 
 
 def degraded_images(
-    real: RealImages, degradation: str, backbone: Backbone, folder: Path, cache: Path, *, progress: Progress = silent
+    real: RealImages, degradation: str, backbone: Backbone, folder: Path, cache: FeatureKeeper, *, progress: Progress = silent
 ) -> RealImages:
     """The same training images, and the test images made worse.
 
@@ -198,7 +199,7 @@ def synth_images(
     backbone: Backbone,
     plan: Plan,
     out: Path,
-    cache: Path,
+    cache: FeatureKeeper,
     *,
     masks: Path | None = None,
     progress: Progress = silent,
@@ -245,8 +246,3 @@ def _painted(options: GenerateOptions, plan: Plan, out: Path) -> GenerateOptions
     table.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(table, [{"prompt": sentence} for sentence in plan.diffusion.sentences])
     return replace(options, prompts=table, diffusion=settings)
-
-
-def drop(cache: Path) -> None:
-    """Give the disk back."""
-    shutil.rmtree(cache, ignore_errors=True)

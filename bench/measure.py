@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from aoi.bench.group import Outcome
+from aoi.bench.group import Group, Outcome
 from aoi.bench.material import RealImages
 from aoi.metrics.decisions import decide
 from aoi.metrics.pimo import aupimo
 from aoi.metrics.summary import evaluate_maps
 
 
-def arm_metrics(outcome: Outcome, real: RealImages) -> dict[str, float | None]:
+def arm_metrics(outcome: Outcome, group: Group) -> dict[str, float | None]:
     """Ranking metrics from the arm's raw maps and scores, and what its own thresholds make of them; keys as in `aoi.bench.results`."""
-    labels, annotated = real.labels, real.annotated
-    found = evaluate_maps(outcome.image_scores, labels, outcome.maps, real.masks, annotated=annotated)
-    decisions = decide(outcome.image_scores, labels, outcome.image_threshold)
+    real = group.real
+    # Arms that move thresholds alone have the same maps: they are ranked once.
+    ranked = group.once("ranking", [outcome.maps, outcome.image_scores, real.name, real.fingerprint], lambda: _ranking(outcome, real))
+    decisions, annotated = decide(outcome.image_scores, real.labels, outcome.image_threshold), real.annotated
+    return ranked | {
+        "image_f1": decisions.f1,
+        "escape_rate": decisions.escape_rate,
+        "overkill_rate": decisions.overkill_rate,
+        "pixel_f1": pixel_f1(outcome.maps[annotated], real.masks[annotated], outcome.pixel_threshold),
+    }
+
+
+def _ranking(outcome: Outcome, real: RealImages) -> dict[str, float | None]:
+    annotated = real.annotated
+    found = evaluate_maps(outcome.image_scores, real.labels, outcome.maps, real.masks, annotated=annotated)
     return {
         "image_auroc": found.image_auroc,
         "pixel_auroc": found.pixel_auroc,
@@ -24,10 +36,6 @@ def arm_metrics(outcome: Outcome, real: RealImages) -> dict[str, float | None]:
         "pixel_aupimo": pixel_aupimo(outcome.maps[annotated], real.masks[annotated]),
         "pixel_ap": found.pixel_ap,
         "image_f1_max": found.image_f1_max,
-        "image_f1": decisions.f1,
-        "escape_rate": decisions.escape_rate,
-        "overkill_rate": decisions.overkill_rate,
-        "pixel_f1": pixel_f1(outcome.maps[annotated], real.masks[annotated], outcome.pixel_threshold),
     }
 
 

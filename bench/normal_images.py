@@ -13,7 +13,7 @@ from aoi.data.content import file_hash
 from aoi.data.layouts import list_images
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
-from aoi.detect.features import FeatureSet, extract_features
+from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
 from aoi.errors import ConfigError, DataError
 
 
@@ -62,7 +62,7 @@ def _identity(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def normal_features(
-    plan: Plan, name: str, backbone: Backbone, test: Contents, cache: Path, *, progress: Progress = silent
+    plan: Plan, name: str, backbone: Backbone, test: Contents, cache: FeatureKeeper, *, progress: Progress = silent
 ) -> FeatureSet | None:
     """Features of a data set's generated normals, None where the plan names no folder.
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import aoi
 from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug, portions, synth_name
+from aoi.bench.cache import DEFAULT_GB, Cache, Reading
+from aoi.bench.cache_place import open_cache
+from aoi.bench.clock import Clock
 from aoi.bench.couplings import RULES
 from aoi.bench.detectors import check_detector, folds_for, fresh_detector, layers_of
 from aoi.bench.elsewhere import Elsewhere, find_elsewhere
@@ -20,13 +23,14 @@ from aoi.bench.group import Fits, Group, baseline
 from aoi.bench.heldout import cross_validate
 from aoi.bench.judging import judge
 from aoi.bench.ledger import Ledger, identity_of
-from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, drop, real_images
+from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, real_images
 from aoi.bench.measure import arm_metrics
 from aoi.bench.normal_images import check_normal_folders, normals_identity
 from aoi.bench.notes import TRAIN, Notes
 from aoi.bench.plan import Plan, settings
 from aoi.bench.plan_options import Candidate
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
+from aoi.bench.sharing import Sharing
 from aoi.bench.sources import Place, arms_of, defects
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json
@@ -60,9 +64,10 @@ class Run:
     """By data set."""
     elsewhere: dict[tuple[str, str], Elsewhere]
     """Defects made elsewhere, by data set and generator."""
+    cache: Cache
     records: dict[Arm, dict[str, Any]] = field(default_factory=dict)
     resumed: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def total(self) -> int:
@@ -89,25 +94,30 @@ class Run:
         self.records[arm] = record
         return True
 
-    @contextlib.contextmanager
-    def timed(self, what: str) -> Any:
+    def timed(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Book the time of a block under `what`."""
-        began = time.perf_counter()
-        yield
-        self.seconds[what] = round(self.seconds.get(what, 0.0) + time.perf_counter() - began, 3)
+        return self.clock.timed(what)
 
 
-def run_bench(plan: Plan, out: Path, *, engine: Engine | None = None, progress: Progress = silent) -> BenchResult:
+def run_bench(
+    plan: Plan,
+    out: Path,
+    *,
+    engine: Engine | None = None,
+    cache: Path | None = None,
+    cache_gb: float = DEFAULT_GB,
+    progress: Progress = silent,
+) -> BenchResult:
     """Run an ablation, or go on with one that was interrupted.
 
     `out` gets `results.json`, `results.csv`, `seeds.csv`, `results.md`, `plan.json`, `meta.json`, one record for each finished arm under
-    `arms/`, what statistics count under `evidence/` and the synthetic data sets under `synth/`; features live under `.cache` until their
-    data set is done.
+    `arms/`, what statistics count under `evidence/` and the synthetic data sets under `synth/`.
 
     Args:
         plan: what to compare; see `aoi.bench.plan.load_plan`.
         out: the output folder; records in it that belong to the same settings, data and weights are not computed again.
         engine: who computes the arms; None is this process. The numbers do not depend on it.
+        cache, cache_gb: a folder of features and scores for several runs, and its limit in 10⁹ bytes; see `aoi.bench.cache_place`.
         progress: called with stage `bench` for finished arms, and with the stages of the work in between.
 
     Raises:
@@ -118,7 +128,8 @@ def run_bench(plan: Plan, out: Path, *, engine: Engine | None = None, progress: 
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
     check_normal_folders(plan, datasets)
-    run = prepare(plan, writable_folder(Path(out)), datasets, progress, "cpu" if engine else plan.device)
+    store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
+    run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
     write_json(run.out / "plan.json", plan.model_dump(mode="json"))
     write_json(run.out / "meta.json", provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(run.backbone)})
     missing = {name: run.missing(name, dataset) for name, dataset in datasets.items()}
@@ -129,14 +140,14 @@ def run_bench(plan: Plan, out: Path, *, engine: Engine | None = None, progress: 
     else:
         for name, dataset in datasets.items():
             run_dataset(run, name, dataset, missing[name])
-    drop(run.out / ".cache")
+    run.cache.close()
     result = _result(run, datasets, time.perf_counter() - began)
     write_results(result)
     return result
 
 
-def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Progress, device: str) -> Run:
-    """Load the backbone and refuse impossible detectors and options before any work is done."""
+def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], cache: Cache, progress: Progress, device: str) -> Run:
+    """Load the backbone and refuse impossible detectors and options before any work is done; nothing is written."""
     backbone = load_backbone(plan.backbone, plan.weights, device=device)
     layers = {name: layers_of(name, backbone) for name in plan.detectors}
     for name in plan.detectors:
@@ -148,24 +159,22 @@ def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], progress: Pr
     elsewhere = find_elsewhere(plan, tuple(datasets))
     arms = {name: arms_of(plan, name, dataset, elsewhere) for name, dataset in datasets.items()}
     kept = Ledger(out / "arms"), Archive(out / "evidence"), Notes(out / "notes")
-    return Run(plan, out, backbone, layers, head_layers, *kept, progress, arms, elsewhere)
+    return Run(plan, out, backbone, layers, head_layers, *kept, progress, arms, elsewhere, cache)
 
 
 def run_dataset(run: Run, name: str, dataset: Dataset, missing: Mapping[Arm, str]) -> None:
     """The missing arms of one data set, with their identities; nothing is read from it if there are none."""
     if not missing:
         return
-    cache = run.out / ".cache" / name
-    tests = real_sets(run, name, dataset, missing)
-    for seed, shots in portions(missing):
-        wanted = [arm for arm in missing if (arm.seed, arm.condition.shots) == (seed, shots)]
-        run_seed(run, tests, seed, shots, wanted, missing, cache)
-    drop(cache)
+    with run.cache.reading() as reading:
+        tests = real_sets(run, name, dataset, missing, reading)
+        for seed, shots in portions(missing):
+            wanted = [arm for arm in missing if (arm.seed, arm.condition.shots) == (seed, shots)]
+            run_seed(run, tests, seed, shots, wanted, missing)
 
 
-def real_sets(run: Run, name: str, dataset: Dataset, missing: Iterable[Arm]) -> dict[str, RealImages]:
-    """The real images of one data set by the degradations that `missing` need."""
-    cache = run.out / ".cache" / name
+def real_sets(run: Run, name: str, dataset: Dataset, missing: Iterable[Arm], cache: Reading) -> dict[str, RealImages]:
+    """The real images of one data set by the degradations that `missing` need; `cache` holds their features."""
     with run.timed("features"):
         real = real_images(name, dataset, run.backbone, run.plan, cache, progress=run.progress)
         tests = {
@@ -188,9 +197,7 @@ def _identity(run: Run, arm: Arm, fingerprint: str) -> str:
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])
 
 
-def run_seed(
-    run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str], cache: Path
-) -> None:
+def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str]) -> None:
     """The arms of one seed and so many good images: defects are made once and serve every detector, coupling and degradation.
 
     Args:
@@ -198,28 +205,28 @@ def run_seed(
     """
     tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
     real = next(iter(tests.values()))
-    synth = {}
-    seed_cache = cache / synth_name(seed, shots)
     makers = [arm.generator for arm in wanted if not arm.is_baseline]
     judges = run.plan.head.judges if run.plan.head.chooses and any(arm.coupling == "head" for arm in wanted) else ()
-    for generator in dict.fromkeys([*makers, *judges]):
-        with run.timed("synth"):
-            folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
-            place, elsewhere = Place(generator, seed, folder, seed_cache), run.elsewhere.get((real.name, generator))
-            synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
-            run.notes.keep(real.name, generator, said=synth[generator].said, near=synth[generator].near)
-    for detector in run.plan.detectors:
-        arms = [arm for arm in wanted if arm.detector == detector]
-        if arms:
-            needed = dict.fromkeys(arm.condition.degradation for arm in arms)
-            groups = _groups(run, {name: tests[name] for name in needed}, synth, detector, seed, seed_cache)
-            for arm in arms:
-                _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
-    drop(seed_cache)
+    sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
+    with run.cache.reading() as cache:
+        synth = {}
+        for generator in dict.fromkeys([*makers, *judges]):
+            with run.timed(f"synth {generator}"):
+                folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
+                place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
+                synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
+                run.notes.keep(real.name, generator, said=synth[generator].said, near=synth[generator].near)
+        for detector in run.plan.detectors:
+            arms = [arm for arm in wanted if arm.detector == detector]
+            if arms:
+                needed = dict.fromkeys(arm.condition.degradation for arm in arms)
+                groups = _groups(run, {name: tests[name] for name in needed}, synth, detector, seed, sharing)
+                for arm in arms:
+                    _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
 
 
 def _groups(
-    run: Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, cache: Path
+    run: Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, sharing: Sharing
 ) -> dict[str, Group]:
     """By degradation what arms share: the detector is fitted once."""
     layers = run.layers[detector]
@@ -227,36 +234,37 @@ def _groups(
     def fresh() -> Detector:
         return fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed)
 
+    def shared() -> Detector:
+        return sharing.detector(fresh(), layers)
+
     train = next(iter(tests.values())).train.only(layers)
-    with run.timed("fit"):
-        fitted = fresh()
-        fitted.fit(train, progress=run.progress)
-    with run.timed("score"):
+    with run.timed("test scores"):
+        fitted = shared()
+        fitted.fit(train)
         scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
     with run.timed("held-out scores"):
         drawn = {name: (images.features.only(layers), images.sources) for name, images in synth.items()}
-        held_out = cross_validate(fresh, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
-    fits = Fits(fresh, train, held_out.fold, whole=fitted)
-    make = partial(_variant, run, detector, seed)
+        held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
+    fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
+    make = partial(_variant, run, detector, seed, sharing)
+    return {
+        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing)
+        for name, real in tests.items()
+    }
 
-    def group(name: str, real: RealImages) -> Group:
-        return Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, cache)
 
-    return {name: group(name, real) for name, real in tests.items()}
-
-
-def _variant(run: Run, detector: str, seed: int, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
+def _variant(run: Run, detector: str, seed: int, sharing: Sharing, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
     """A detector with a candidate's settings, without smoothing, and the feature maps it reads."""
     layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
     options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
-    return fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers
+    return sharing.detector(fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers), layers
 
 
 def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
     began = time.perf_counter()
     with run.timed(arm.coupling if not arm.is_baseline else "baseline"):
         outcome = baseline(group) if arm.is_baseline else RULES[arm.coupling](group, arm.generator, run.progress)
-        metrics = arm_metrics(outcome, group.real)
+        metrics = arm_metrics(outcome, group)
     with run.timed("evidence"):
         evidence = run.archive.keep(outcome, group.real, pictures=arm.seed == run.plan.seeds[0])
     record = {
@@ -290,7 +298,7 @@ def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchR
         out=run.out,
         backbone=run.backbone.name,
         plan=run.plan.model_dump(mode="json"),
-        seconds=run.seconds | {"total": round(seconds, 3)},
+        seconds=run.clock.seconds() | {"total": round(seconds, 3)},
         resumed=run.resumed,
         computed=len(ordered) - run.resumed,
         counts=counts,

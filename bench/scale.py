@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from aoi.bench.arms import Arm, portions
-from aoi.bench.material import RealImages, check_datasets, dataset_names, drop
+from aoi.bench.cache import Cache, Reading
+from aoi.bench.clock import Clock
+from aoi.bench.material import RealImages, check_datasets, dataset_names
 from aoi.bench.plan import Plan
 from aoi.bench.run import Run, prepare, real_sets, run_seed
 from aoi.data.progress import silent
@@ -37,12 +39,17 @@ class Desk:
     datasets: dict[str, Dataset]
     tests: dict[tuple[str, ...], dict[str, RealImages]] = field(default_factory=dict)
     """The real images of the data set it was busy with last."""
+    reading: Reading | None = None
+    """Holds their features."""
 
     def real_sets(self, step: Step) -> dict[str, RealImages]:
         """Read, or still at hand; their features come from the disk once a first task has put them there."""
         key = (step.dataset, *sorted({arm.condition.degradation for arm in step.wanted}))
         if key not in self.tests:
-            self.tests = {key: real_sets(self.run, step.dataset, self.datasets[step.dataset], step.wanted)}
+            if self.reading is not None:
+                self.reading.release()
+            self.reading = Reading(self.run.cache)
+            self.tests = {key: real_sets(self.run, step.dataset, self.datasets[step.dataset], step.wanted, self.reading)}
         return self.tests[key]
 
 
@@ -61,16 +68,11 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
     if not waiting:
         return
     steps = dict(steps_of(missing))
-    work = Work(partial(begin, run.plan, run.out, run.backbone.fingerprint), perform)
+    work = Work(partial(begin, run.plan, run.out, run.cache.elsewhere(), run.backbone.fingerprint), perform)
     tasks = [Task(name, step, () if step.portion is None else (_real(step.dataset),)) for name, step in steps.items()]
-    left = {name: sum(step.dataset == name for step in steps.values()) for name in missing}
-    for name, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
+    for _, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
         for what, spent in seconds.items():
-            run.seconds[what] = round(run.seconds.get(what, 0.0) + spent, 3)
-        dataset = steps[name].dataset
-        left[dataset] -= 1
-        if not left[dataset]:
-            drop(run.out / ".cache" / dataset)
+            run.clock.add(what, spent)
     _collect(run, waiting)
     if waiting:
         arm = next(iter(waiting))
@@ -105,7 +107,7 @@ def needs(plan: Plan, out: Path) -> Needs:
     return Needs(None, None if plan.device == "auto" else float(plan.device == "cuda"), (*plan.datasets, *files), out)
 
 
-def begin(plan: Plan, out: Path, fingerprint: str) -> Desk:
+def begin(plan: Plan, out: Path, cache: Cache, fingerprint: str) -> Desk:
     """A worker's desk.
 
     Raises:
@@ -113,7 +115,7 @@ def begin(plan: Plan, out: Path, fingerprint: str) -> Desk:
     """
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
-    run = prepare(plan, out, datasets, silent, plan.device)
+    run = prepare(plan, out, datasets, cache, silent, plan.device)
     if run.backbone.fingerprint != fingerprint:
         raise ModelError(
             f"the worker on {socket.gethostname()} finds other weights of {run.backbone.name} than the command",
@@ -125,14 +127,14 @@ def begin(plan: Plan, out: Path, fingerprint: str) -> Desk:
 def perform(desk: Desk, step: Step) -> dict[str, float]:
     """One task: its arms are on record afterwards, those that a lost worker had finished included; the seconds spent."""
     run = desk.run
-    run.seconds.clear()
+    run.clock = Clock()
     wanted = [arm for arm, identity in step.wanted.items() if not run.read(arm, identity)]
     if wanted:
         tests = desk.real_sets(step)
         if step.portion is not None:
-            run_seed(run, tests, *step.portion, wanted, step.wanted, run.out / ".cache" / step.dataset)
+            run_seed(run, tests, *step.portion, wanted, step.wanted)
     run.records.clear()
-    return dict(run.seconds)
+    return run.clock.seconds()
 
 
 def _collect(run: Run, waiting: dict[Arm, str]) -> None:

@@ -27,6 +27,9 @@ from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import resolve_device
 from aoi.detect.detector import Scores
 
+FILE = "result.npz"
+Result = tuple[Scores, Scores, dict[str, Any]]
+"""Scores of the test images and of the good images of fold 0, and what was chosen."""
 SCHEMA = 1
 """Raised whenever older results would mean something else."""
 WARNING = (
@@ -46,17 +49,21 @@ def segment_legacy(group: Group, generator: str, progress: Progress = silent) ->
 
 
 def _outcome(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Outcome:
-    kept = group.cache / f"segment-{_key(group, generator, protocol)}.npz" if group.cache else None
-    found = _read(kept) if kept else None
-    if found is None:
+    if group.sharing is None:
         found = _computed(group, generator, protocol, progress)
-        if kept:
-            _write(kept, *found)
+    else:
+
+        def make(folder: Path) -> Result:
+            made = _computed(group, generator, protocol, progress)
+            _write(folder / FILE, *made)
+            return made
+
+        found = group.sharing.cache.fetch("segment", _key(group, generator, protocol), make, lambda folder: _read(folder / FILE))
     test, good, details = found
     return replace(with_percentiles(group, test.maps, test.image_scores, good, np.flatnonzero(group.held_out.fold == 0)), details=details)
 
 
-def _computed(group: Group, generator: str, protocol: Protocol, progress: Progress) -> tuple[Scores, Scores, dict[str, Any]]:
+def _computed(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Result:
     """Scores of the test images and of the good images of fold 0, and what was chosen."""
     real, images, options, fold = group.real, group.synth[generator], group.plan.segment, group.held_out.fold
     device = resolve_device(group.plan.device)

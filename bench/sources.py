@@ -26,7 +26,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.detect.backbones import Backbone
 from aoi.detect.evaluate import truth_masks
-from aoi.detect.features import extract_features
+from aoi.detect.features import FeatureKeeper, extract_features
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet
 
@@ -41,7 +41,7 @@ class Place:
     generator: str
     seed: int
     folder: Path
-    cache: Path
+    cache: FeatureKeeper
 
 
 def stock_of(plan: Plan, name: str, dataset: Dataset, elsewhere: Mapping[tuple[str, str], Elsewhere]) -> Stock:

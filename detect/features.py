@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from aoi.data.content import file_hash
 from aoi.data.images import read_image, resize_image
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
-from aoi.detect.feature_store import StoredMaps, read_folder, written_folder
+from aoi.detect.feature_store import FeatureWriter, StoredMaps, read_folder, written_folder
 from aoi.detect.verdict import BadImage
 from aoi.errors import DataError
 
@@ -92,8 +94,20 @@ def load_batches(paths: Sequence[Path], size: tuple[int, int], batch: int = BATC
             yield [(path, future.result()) for path, future in zip(chunk, ahead.pop(0), strict=True)]
 
 
+class FeatureKeeper(Protocol):
+    """Keeps extractions on disk for more than one command."""
+
+    def kept(self, key: str, write: Callable[[Path], None], read: Callable[[Path], Extraction | None]) -> Extraction:
+        """The extraction of a key: what `read` makes of its folder, after `write` has filled that where there was none."""
+
+
 def extract(
-    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], *, cache: Path | None = None, progress: Progress = silent
+    paths: Sequence[Path],
+    backbone: Backbone,
+    image_size: tuple[int, int],
+    *,
+    cache: Path | FeatureKeeper | None = None,
+    progress: Progress = silent,
 ) -> Extraction:
     """Features of every readable image among `paths`.
 
@@ -101,11 +115,16 @@ def extract(
         paths: image files.
         backbone: the frozen network; its `layers` decide what is kept.
         image_size: (height, width) every image is resized to, antialiased bilinear, without keeping the aspect.
-        cache: a folder of finished extractions, keyed by the content of the images, weights and size; None keeps features in memory.
+        cache: finished extractions, keyed by the content of the images, weights and size: a folder, or who keeps several; None keeps
+            features in memory.
         progress: called with stage `features`.
     """
-    key = _cache_key(paths, backbone, image_size) if cache is not None and paths else None
+    key = features_key(paths, backbone, image_size) if cache is not None and paths else None
     if cache is not None and key is not None:
+        if not isinstance(cache, Path):
+            return cache.kept(
+                key, lambda folder: _into_folder(folder, paths, backbone, image_size, progress), lambda folder: _read_cache(folder, paths)
+            )
         kept = _read_cache(cache / key, paths)
         if kept is not None:
             progress("features", len(paths), len(paths))
@@ -118,7 +137,12 @@ def extract(
 
 
 def extract_features(
-    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], *, cache: Path | None = None, progress: Progress = silent
+    paths: Sequence[Path],
+    backbone: Backbone,
+    image_size: tuple[int, int],
+    *,
+    cache: Path | FeatureKeeper | None = None,
+    progress: Progress = silent,
 ) -> FeatureSet:
     """Like `extract`, for callers to whom an unreadable image is an error.
 
@@ -135,12 +159,22 @@ def extract_features(
 
 def _to_folder(folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
     """Features straight to disk: no more than a batch of them is ever in memory."""
-    bad: list[BadImage] = []
     with written_folder(folder) as writer:
-        for _, maps, unread in _batches(paths, backbone, image_size, progress):
-            writer.add(maps)
-            bad += unread
-        writer.finish(image_size=image_size, bad=[each.as_dict() for each in bad])
+        _write(writer, paths, backbone, image_size, progress)
+
+
+def _into_folder(folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
+    """The same into a folder that is there."""
+    with ExitStack() as stack:
+        _write(FeatureWriter(folder, stack), paths, backbone, image_size, progress)
+
+
+def _write(writer: FeatureWriter, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
+    bad: list[BadImage] = []
+    for _, maps, unread in _batches(paths, backbone, image_size, progress):
+        writer.add(maps)
+        bad += unread
+    writer.finish(image_size=image_size, bad=[each.as_dict() for each in bad])
 
 
 def _to_memory(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> Extraction:
@@ -173,8 +207,10 @@ def _batches(
         progress("features", done, len(paths))
 
 
-def _cache_key(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(repr((CACHE_SCHEMA, backbone.fingerprint, backbone.precision, backbone.layers, image_size)).encode())
+def features_key(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int]) -> str:
+    """Everything that decides the features of images, hexadecimal: their content, the network and the size."""
+    made_by = (CACHE_SCHEMA, backbone.fingerprint, backbone.precision, backbone.device.partition(":")[0], backbone.layers, image_size)
+    digest = hashlib.sha256(repr(made_by).encode())
     if backbone.compiled is not None:
         digest.update(b"compiled")  # the last digits differ
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -13,6 +13,11 @@ from aoi.terminal.output import emit, note, progress_bars
 
 bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
 
+CacheFolder = Annotated[
+    Path | None, typer.Option("--cache", help="Features and scores for several runs; else AOI_CACHE, else OUT/.cache for this run alone.")
+]
+CacheSize = Annotated[float, typer.Option(help="What the cache may hold, 10⁹ bytes; the longest unused goes first.", min=0.0)]
+
 
 @bench.command("run")
 def run_ablation(
@@ -40,9 +45,13 @@ def run_ablation(
     task_cpus: TaskCpus = None,
     task_gpus: TaskGpus = None,
     retries: Retries = None,
+    cache: CacheFolder = None,
+    cache_gb: CacheSize = 8.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it would take; takes seconds.")] = False,
     json: Json = False,
 ) -> None:
     """Measure what invented defects do to AUROC and AUPRO on real test images."""
+    from aoi.bench.estimate import estimate
     from aoi.bench.plan import load_plan
     from aoi.bench.run import run_bench
     from aoi.engine.choose import engine_named
@@ -54,7 +63,10 @@ def run_ablation(
         amounts=amounts, shots=shots, degradation=degradation, backbone=backbone, weights=weights, image_size=image_size, device=device,
     )  # fmt: skip
     with progress_bars() as progress:
-        result = run_bench(plan, out, engine=place, progress=progress)
+        if dry_run:
+            emit(estimate(plan, out, cache=cache, cache_gb=cache_gb, progress=progress), as_json=json)
+            return
+        result = run_bench(plan, out, engine=place, cache=cache, cache_gb=cache_gb, progress=progress)
     emit(result, as_json=json)
 
 
@@ -83,3 +95,16 @@ def report(
 
     names = [name.strip() for name in formats.split(",") if name.strip()]
     emit(write_report(folder, names, out=out), as_json=json)
+
+
+@bench.command("cache")
+def cache_report(
+    folder: Annotated[Path | None, typer.Argument(help="The cache; by default the folder that AOI_CACHE names.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything that no running command reads.")] = False,
+    cache_gb: CacheSize = 8.0,
+    json: Json = False,
+) -> None:
+    """Show what the cache of features and scores holds, or clear it."""
+    from aoi.bench.cache_place import named_cache
+
+    emit(named_cache(folder, limit_gb=cache_gb).report(clear=clear), as_json=json)

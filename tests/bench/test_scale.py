@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from aoi.bench.cache import Cache
 from aoi.bench.plan import Plan
 from aoi.bench.run import run_bench
 from aoi.bench.scale import begin
@@ -63,7 +64,7 @@ def test_the_same_records_here_and_elsewhere(finished, tiny_bench, tmp_path, els
     assert sorted(engine.names[1:]) == ["disc, seed 0", "disc, seed 1"]
     assert (result.computed, result.resumed) == (20, 0)
     assert ("bench", 20, 20) in reported
-    assert result.seconds["fit"] > 0
+    assert result.seconds["fits"] > 0
     assert not (tmp_path / ".cache").exists()
 
 
@@ -113,7 +114,7 @@ def test_records_that_do_not_arrive_are_missed(plan, tiny_bench, tmp_path) -> No
 
 def test_a_worker_with_other_weights_is_refused(plan, tiny_bench, tmp_path) -> None:
     with pytest.raises(ModelError, match="other weights") as caught:
-        begin(plan, tmp_path, "0" * 64)
+        begin(plan, tmp_path, Cache(tmp_path), "0" * 64)
     assert "--weights" in caught.value.hint
 
 

@@ -162,7 +162,7 @@ class Untouchable:
 
 
 def test_the_clean_protocol_never_looks_at_test_labels(group):
-    fresh = dataclasses.replace(group, cache=None)
+    fresh = dataclasses.replace(group, sharing=None)
     outcome = segment(fresh, "perlin")
     blind = dataclasses.replace(fresh, real=dataclasses.replace(group.real, samples=Untouchable(), masks=Untouchable()))
     again = segment(blind, "perlin")
@@ -187,7 +187,7 @@ def test_fold_0_is_kept_from_training(group, monkeypatch):
     seen = []
     original = module.train_segmentation
     monkeypatch.setattr(module, "train_segmentation", lambda *args, **kwargs: seen.append(args) or original(*args, **kwargs))
-    segment(dataclasses.replace(group, cache=None), "perlin")
+    segment(dataclasses.replace(group, sharing=None), "perlin")
     learned, judged = seen[0][0], seen[0][1]
     fold, images = group.held_out.fold, group.synth["perlin"]
     sources = dict(zip(images.features.paths, images.sources, strict=True))
@@ -202,12 +202,12 @@ def test_test_images_among_what_it_learns_from_stop_it(group):
     test = group.real.test.paths[0]
     images = group.synth["perlin"]
     stolen = dataclasses.replace(images, features=dataclasses.replace(images.features, paths=(test,) * len(images.features.paths)))
-    leaky = dataclasses.replace(group, synth={"perlin": stolen}, cache=None)
+    leaky = dataclasses.replace(group, synth={"perlin": stolen}, sharing=None)
     for rule in (segment, segment_legacy):
         with pytest.raises(DataError, match="trained on test images"):
             rule(leaky, "perlin")
     trained_on_good = dataclasses.replace(
-        group, real=dataclasses.replace(group.real, test_contents=contents(group.real.train.paths)), cache=None
+        group, real=dataclasses.replace(group.real, test_contents=contents(group.real.train.paths)), sharing=None
     )
     with pytest.raises(DataError, match="trained on test images"):
         segment(trained_on_good, "perlin")

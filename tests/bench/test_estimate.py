@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from aoi.bench import estimate as module
+from aoi.bench.estimate import estimate
+from aoi.bench.miniature import Miniature, miniature_dataset
+from aoi.bench.run import run_bench
+from aoi.data.layouts import open_dataset
+
+MINI = Miniature(
+    train=7,
+    test=6,
+    defects=12,
+    seconds={"features": 13.0, "fits": 4.0, "scores": 6.0, "test scores": 1.0, "held-out scores": 1.0, "baseline": 2.0, "calibrate": 10.0,
+             "head": 20.0, "evidence": 6.0, "statistics": 8.0, "total": 71.0},
+    making={"perlin": 0.5, "cutpaste": 0.25},
+    feature_bytes=1000,
+    score_bytes=500,
+    defect_bytes=10,
+    evidence_bytes=100,
+    segment_steps=2,
+)  # fmt: skip
+
+
+@pytest.fixture
+def fixed(monkeypatch, tiny_bench):
+    """Rates that are known."""
+    monkeypatch.setattr(module, "measured", lambda *_, **__: MINI)
+
+
+def test_the_arithmetic_of_a_whole_plan(plan, tmp_path, fixed):
+    found = estimate(plan, tmp_path / "out", cache=tmp_path / "cache")
+    assert found.arms == {"disc": 2 * 2 * 5}
+    assert found.on_record == 0
+    assert {(one.what.split(": ")[1].split(",")[0], one.count, one.on_record) for one in found.shared} == {
+        ("real images through the backbone", 14 + 12, 0),
+        ("defects made", 2 * 2 * 12, 0),
+        ("detectors fitted", 2 * 2 * 3, 0),
+    }
+    seconds = found.seconds
+    assert seconds["features of real images"] == 26 * 1.0
+    assert seconds["defects by perlin"] == 24 * 0.5
+    assert seconds["defects by cutpaste"] == 24 * 0.25
+    assert seconds["features of old defects"] == 0
+    assert seconds["fits"] == pytest.approx(4.0 / 2 * (2 * 2 * 14 / 7))
+    assert seconds["scores"] == pytest.approx(8.0 / 2 * (2 * 2 * (12 + 14 + 24) / 25))
+    assert seconds["head"] == pytest.approx(20.0 / 2 * (2 * 2 * 2) * (12 + 14 + 12) / 25)
+    assert seconds["baseline"] == pytest.approx(2.0 / 2 * (2 * 2) * 12 / 6)
+    assert seconds["evidence"] == pytest.approx(6.0 / 6 * 20 * 12 / 6)
+    assert seconds["statistics"] == pytest.approx(8.0 / 4 * 16)
+    assert found.disk["cache"] == 1000 * (26 + 48) + 500 * 2 * 2 * 50 // 25
+    assert found.disk["defects"] == 48 * 10
+    assert found.memory > 1e8
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_on_record_costs_nothing(plan, tmp_path, fixed):
+    one_seed = plan.model_copy(update={"seeds": (0,), "generators": ("none", "perlin")})
+    run_bench(one_seed, tmp_path / "out", cache=tmp_path / "cache")
+    nothing = estimate(one_seed, tmp_path / "out", cache=tmp_path / "cache")
+    assert (nothing.on_record, sum(nothing.seconds.values()), nothing.shared) == (6, 0, ())
+    assert nothing.as_dict()["seconds"]["total"] == 0
+    more = estimate(plan, tmp_path / "out", cache=tmp_path / "cache")
+    assert more.on_record == 6
+    assert more.seconds["features of real images"] == 0
+    assert more.shared[0].on_record == 14 + 12
+    assert more.seconds["defects by perlin"] == 12 * 0.5
+    assert not any("perlin" in cell and "seeds" in cell for cell in more.cells)
+    (tmp_path / "out" / "arms" / "disc-padim-perlin-head-0.json").unlink()
+    again = estimate(one_seed, tmp_path / "out", cache=tmp_path / "cache")
+    assert again.cells == ("disc · padim · perlin · head, seed 0",)
+    assert again.seconds["defects by perlin"] == 0
+    assert again.seconds["features of old defects"] == 12 * 1.0
+
+
+def test_a_small_disk_bounds_what_is_kept_but_not_what_is_read(plan, tmp_path, fixed):
+    small = estimate(plan, tmp_path / "out", cache=tmp_path / "cache", cache_gb=1e-9)
+    assert small.disk["cache"] == 1000 * (26 + 24)
+
+
+def test_rates_are_measured_on_the_data_set_itself(plan, tmp_path, tiny_bench):
+    found = estimate(plan.model_copy(update={"couplings": ("calibrate", "head", "select")}), tmp_path / "out")
+    assert found.timed.startswith("timed on 10 good images, 8 test images and")
+    for stage in ("features of real images", "defects by cutpaste", "fits", "scores", "head", "select", "evidence", "statistics"):
+        assert found.seconds[stage] > 0, stage
+    assert all(size > 0 for size in found.disk.values())
+    assert "cutpaste · select, seeds 0, 1" in found.summary()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_miniature_holds_every_label(parts, tmp_path):
+    small = open_dataset(miniature_dataset(open_dataset(parts), tmp_path / "disc", 4, 5))
+    assert len(small.train_good) == 4
+    assert {sample.label for sample in small.test} == {"good", "spot"}
+    assert all(sample.mask_path for sample in small.test if sample.is_anomalous)
+
+
+def test_the_command_plans_without_running_and_shows_and_clears_its_cache(parts, tmp_path, fixed):
+    from aoi.terminal.bench import bench
+
+    words = ["run", "quick", str(parts), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--image-size", "64", "--json"]
+    said = CliRunner().invoke(bench, [*words, "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["arms"]["total"] == 2 * 5
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "cache" / "scores" / "a").mkdir(parents=True)
+    (tmp_path / "cache" / "scores" / "a" / ".lock").touch()
+    (tmp_path / "cache" / "scores" / "a" / "x").write_bytes(b"12345")
+    shown = CliRunner().invoke(bench, ["cache", str(tmp_path / "cache"), "--json"])
+    assert json.loads(shown.stdout)["kinds"] == {"scores": {"entries": 1, "bytes": 5}}
+    cleared = CliRunner().invoke(bench, ["cache", str(tmp_path / "cache"), "--clear", "--json"])
+    assert json.loads(cleared.stdout)["removed_bytes"] == 5
