@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule
@@ -39,6 +40,24 @@ class Drawn:
     image: Path
     defect: int | None
     """Which defect belongs to it; None where it stays good."""
+
+
+NEARLY = 4.0
+"""Mean difference of grey levels up to which a defect's image is its source's outside the defect: resizing and saving leave less."""
+
+
+def on_their_sources(defects: Defects, size: tuple[int, int]) -> np.ndarray:
+    """S bool: which defects lie on the very image that is called their source; real ones, and those made elsewhere, may not.
+
+    Args:
+        size: (height, width) at which they are compared, pixels.
+    """
+    images, found = Images(size), np.zeros(len(defects.images), bool)
+    for i, (path, source) in enumerate(zip(defects.images, defects.sources, strict=True)):
+        around = ~cv2.dilate(resize_mask(defects.masks[i], size).astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
+        difference = np.abs(images(path).astype(np.float32) - images(source))[around]
+        found[i] = difference.size > 0 and float(difference.mean()) <= NEARLY
+    return found
 
 
 def good_once(good: Sequence[Path]) -> tuple[Drawn, ...]:

@@ -31,6 +31,7 @@ from aoi.bench.anomalib_data import (
     Steps,
     good_for_ever,
     good_once,
+    on_their_sources,
     unit,
     with_defects,
 )
@@ -99,6 +100,14 @@ class AnomalibDetector:
             raise ConfigError(f"{self.name} does not learn from images of defects", hint=f"those that do: {', '.join(LEARNERS)}")
         if not defects.images:
             raise DataError(f"there are no invented defects to train {self.name} on", hint="make more defects, or use fewer folds")
+        if FEEDING[self._model] == "pairs":
+            found = np.flatnonzero(on_their_sources(defects, features.image_size))
+            if not len(found):
+                raise DataError(
+                    f"{self.name} compares each defect with the good image under it, and none of these lies on a training image",
+                    hint="use defects that were drawn on train/good, or anomalib:Supersimplenet, which needs no such pairs",
+                )
+            defects = Defects(tuple(defects.images[i] for i in found), defects.masks[found], tuple(defects.sources[i] for i in found))
         self._fit(features, defects, progress)
 
     def _fit(self, features: FeatureSet, defects: Defects | None, progress: Progress) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.group import Group, Outcome, with_percentiles
+from aoi.bench.heldout import folds_of, with_defects_on_both_sides
 from aoi.bench.leaks import check_choice
 from aoi.bench.ledger import identity_of
 from aoi.bench.segment_plan import Protocol
@@ -60,12 +61,20 @@ def _outcome(group: Group, generator: str, protocol: Protocol, progress: Progres
 
         found = group.sharing.cache.fetch("segment", _key(group, generator, protocol), make, lambda folder: _read(folder / FILE))
     test, good, details = found
-    return replace(with_percentiles(group, test.maps, test.image_scores, good, np.flatnonzero(group.held_out.fold == 0)), details=details)
+    return replace(
+        with_percentiles(group, test.maps, test.image_scores, good, np.flatnonzero(_folds(group, generator) == 0)), details=details
+    )
+
+
+def _folds(group: Group, generator: str) -> np.ndarray:
+    """The fold of each good image, whatever the detector; 0 holds some of the defects and not all of them, where they allow it."""
+    fold = folds_of(len(group.real.train), folds=group.plan.folds, seed=group.seed)
+    return with_defects_on_both_sides(fold, group.synth[generator].sources)
 
 
 def _computed(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Result:
     """Scores of the test images and of the good images of fold 0, and what was chosen."""
-    real, images, options, fold = group.real, group.synth[generator], group.plan.segment, group.held_out.fold
+    real, images, options, fold = group.real, group.synth[generator], group.plan.segment, _folds(group, generator)
     device = resolve_device(group.plan.device)
     drawn = np.flatnonzero(fold[images.sources] != 0)
     paths = images.features.paths
@@ -89,7 +98,7 @@ def _annotated(group: Group) -> tuple[Path, ...]:
 
 def _on_held_out(group: Group, generator: str) -> Judged:
     """Invented defects on the good images of fold 0, and those images, at most as many of each as the plan says."""
-    images, fold, most = group.synth[generator], group.held_out.fold, group.plan.segment.judged
+    images, fold, most = group.synth[generator], _folds(group, generator), group.plan.segment.judged
     rng = np.random.default_rng([group.seed, 4])
     kept = rng.permutation(np.flatnonzero(fold[images.sources] == 0))[:most]
     good = rng.permutation(np.flatnonzero(fold == 0))[:most]
@@ -104,7 +113,17 @@ def _key(group: Group, generator: str, protocol: Protocol) -> str:
     masks = [hashlib.sha256(np.packbits(each).tobytes()).hexdigest() for each in read]
     files = [file_hashes(each) for each in (real.train.paths, real.test.paths, images.features.paths)]
     options = plan.segment.model_dump(mode="json") | {"protocol": protocol}
-    found = [SCHEMA, options, plan.image_size, group.held_out.fold.tolist(), plan.device, group.seed, masks, files, images.sources.tolist()]
+    found = [
+        SCHEMA,
+        options,
+        plan.image_size,
+        _folds(group, generator).tolist(),
+        plan.device,
+        group.seed,
+        masks,
+        files,
+        images.sources.tolist(),
+    ]
     return identity_of(found)[:32]
 
 

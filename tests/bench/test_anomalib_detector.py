@@ -48,13 +48,17 @@ def images(paths, side: int = SIDE) -> FeatureSet:
 
 
 @pytest.fixture
-def defects(parts):
-    """Real spots stand for invented ones."""
+def defects(parts, tmp_path):
+    """Dark spots on good images."""
     from aoi.bench.anomalib_data import Defects
 
-    spots = files(parts, "test", "spot")
-    masks = np.stack([read_mask(parts / "ground_truth" / "spot" / f"{path.stem}_mask.png") for path in spots])
-    return Defects(spots, masks, files(parts, "train", "good")[: len(spots)])
+    sources = files(parts, "train", "good")[:6]
+    masks = np.stack([read_mask(path) for path in files(parts, "ground_truth", "spot")])
+    for source, mask in zip(sources, masks, strict=True):
+        image = read_image(source)
+        image[mask] //= 2
+        write_image(tmp_path / "spots" / source.name, image)
+    return Defects(files(tmp_path, "spots"), masks, sources)
 
 
 def pixels(path, side: int = 64) -> np.ndarray:
@@ -204,6 +208,23 @@ def test_learning_from_defects_is_for_models_that_do(detector, parts, defects):
         detector("Draem").fit_on_defects(good, Defects((), defects.masks[:0], ()))
     with pytest.raises(ModelError, match="not been fitted"):
         detector("Draem").score(good)
+
+
+def test_a_defect_on_another_image_is_no_pair(detector, parts, defects, tmp_path):
+    import dataclasses
+
+    from aoi.bench.anomalib_data import on_their_sources
+
+    assert on_their_sources(defects, (64, 64)).all()
+    assert on_their_sources(defects, (48, 48)).all()
+    moved = tuple(tmp_path / "moved" / path.name for path in defects.images)
+    for path, to in zip(defects.images, moved, strict=True):
+        write_image(to, np.roll(read_image(path), 9, axis=1))
+    one = dataclasses.replace(defects, images=(moved[0], *defects.images[1:]))
+    assert on_their_sources(one, (64, 64)).tolist() == [False, *[True] * 5]
+    with pytest.raises(DataError, match="compares each defect with the good image under it") as caught:
+        detector("Draem").fit_on_defects(images(files(parts, "train", "good"), 64), dataclasses.replace(defects, images=moved))
+    assert "Supersimplenet" in caught.value.hint
 
 
 @pytest.mark.parametrize(
