@@ -11,9 +11,12 @@ import numpy as np
 from aoi.bench.report_data import Finished, Row, arm_name, cell_key
 from aoi.bench.segment_plan import LEAKING
 
-Word = Literal["yes", "not shown", "no"]
+Word = Literal["yes", "yes, slightly", "not shown", "no"]
 MAIN = "pixel_aupro"
 """The metric the answer is about."""
+RATES = ("escape_rate", "overkill_rate")
+SLIGHT = 0.01
+"""Gains below it are shown, but few would notice them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Answer:
     dataset: str
     detector: str
     word: Word
-    """`yes`: an arm is shown to help; `no`: every arm that moves anything is shown to hurt; else nothing is shown."""
+    """`yes` (slightly where the gain is below `SLIGHT`): an arm is shown to help; `no`: every arm that moves anything is shown to hurt;
+    else nothing is shown."""
     text: str
     best: Row | None
     """The arm named in the text."""
@@ -46,19 +50,24 @@ def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
     if not judged:
         text = "Nothing can be told of any arm: the run kept no counts for statistics."
         return Answer(dataset, detector, "not shown", text, None)
-    several = finished.several(dataset)
+    several, only = finished.several(dataset), _thresholds_only(finished, dataset, detector)
     helped = sorted((row for row in judged if row["verdict"] == "helps"), key=lambda row: -row["delta"])
     moved = [row for row in judged if not unmoved(row)]
     tally = _tally(judged, helped)
     if helped:
         best, others = helped[0], by_metric(finished, helped[0])
-        parts = [_gain(best, several=several), image_score(others.get("image_auroc")), at_thresholds(others), tally]
-        return Answer(dataset, detector, "yes", " ".join(part for part in parts if part), best)
+        text = _joined(_gain(best, several=several), image_score(others.get("image_auroc")), at_thresholds(others), only, tally)
+        slight: Word = "yes" if best["delta"] >= SLIGHT else "yes, slightly"
+        return Answer(dataset, detector, slight, text, best)
     if not moved:
-        return Answer(dataset, detector, "not shown", "No arm may change where defects are found, and none did. " + tally, None)
+        return Answer(dataset, detector, "not shown", _joined("No arm changed where defects are found.", only, tally), None)
     near = max(moved, key=lambda row: row["delta"])
     word: Word = "no" if all(row["verdict"] == "hurts" for row in moved) else "not shown"
-    return Answer(dataset, detector, word, f"{_nearest(near, several=several)} {tally}", near)
+    return Answer(dataset, detector, word, _joined(_nearest(near, several=several), only, tally), near)
+
+
+def _joined(*said: str) -> str:
+    return " ".join(each for each in said if each)
 
 
 def unmoved(row: Mapping[str, Any]) -> bool:
@@ -101,7 +110,7 @@ def image_score(row: Row | None) -> str:
 
 def at_thresholds(rows: Mapping[str, Row]) -> str:
     """Escapes and overkill in parts of a hundred."""
-    found = [rows.get(name) for name in ("escape_rate", "overkill_rate")]
+    found = [rows.get(name) for name in RATES]
     shares = [(100 * row["baseline"], 100 * row["value"]) for row in found if row and row["value"] is not None]
     if len(shares) < 2:
         return ""
@@ -112,6 +121,22 @@ def at_thresholds(rows: Mapping[str, Row]) -> str:
     return (
         f"At its own threshold it passes {parts(misses)} of 100 defective parts (before: {parts(missed)}) "
         f"and rejects {parts(costs)} of 100 good ones (before: {parts(cost)})."
+    )
+
+
+def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
+    """What the arm that only sets thresholds does to escapes and overkill: the one that decides best."""
+    arms = [by_metric(finished, row) for row in finished.headline(dataset, detector, MAIN) if row["coupling"] == "calibrate"]
+    known = [found for found in arms if all(name in found and found[name]["value"] is not None for name in RATES)]
+    if not known:
+        return ""
+    best = min(known, key=lambda found: sum(found[name]["value"] for name in RATES))
+    (missed, misses), (cost, costs) = ((100 * best[name]["baseline"], 100 * best[name]["value"]) for name in RATES)
+    if (missed, cost) == (misses, costs):
+        return ""
+    return (
+        f"With nothing but its thresholds set by invented defects ({arm_name(best[RATES[0]])}) it passes {parts(misses)} of 100 defective "
+        f"parts (before: {parts(missed)}) and rejects {parts(costs)} of 100 good ones (before: {parts(cost)})."
     )
 
 

@@ -130,11 +130,14 @@ class _Frame:
         return body
 
 
-def _legend(names: Sequence[str], top: float, colours: Sequence[int] | None = None) -> list[str]:
+def _legend(names: Sequence[str], top: float, colours: Sequence[int] | None = None, kind: str = "") -> list[str]:
     body = []
     for index, (name, colour) in enumerate(zip(names, range(len(names)) if colours is None else colours, strict=True)):
         y = top + 17 * index
-        body += [_rule(_LEFT, y - 4, _LEFT + 22, y - 4, _line_class(colour, name)), _text(_LEFT + 28, y, name)]
+        body += [
+            _rule(_LEFT, y - 4, _LEFT + 22, y - 4, f"{kind} c{colour % COLOURS}" if kind else _line_class(colour, name)),
+            _text(_LEFT + 28, y, name),
+        ]
     return body
 
 
@@ -188,7 +191,7 @@ def histogram(scores: ScoreSet, title: str, *, bins: int = 36) -> str:
     top = frame.height + 66
     body += [f'<rect x="{_LEFT}" y="{top - 12}" width="22" height="10" class="good"/>', _text(_LEFT + 28, top - 3, "good")]
     body += [f'<rect x="{_LEFT + 90}" y="{top - 12}" width="22" height="10" class="bad"/>', _text(_LEFT + 118, top - 3, "defective")]
-    body += _legend([f"rejects above {value:.4g}: {name}" for name, value in scores.thresholds], top + 17)
+    body += _legend([f"rejects above {value:.4g}: {name}" for name, value in scores.thresholds], top + 17, kind="mark")
     return _svg(top + 17 + 17 * len(scores.thresholds), title, body)
 
 

@@ -113,10 +113,15 @@ def _weight(details: Details) -> str:
 
 
 def _normals(details: Details) -> str:
-    said = f"{details.get('images', '?')} generated images"
+    source = "from a folder" if details.get("from") == "folder" else "around the arm's defects"
+    said = f"{details.get('images', '?')} generated images {source}"
     if "with_normals" in details:
         said += f", bank of {details['bank']} grown to {details['with_normals']} cells"
     return f"{said}; {_adopted(details)}"
+
+
+def _train(details: Details) -> str:
+    return f"trained {details['steps']} steps on {details['defects']} invented defects"
 
 
 def _adopted(details: Details) -> str:
@@ -150,6 +155,7 @@ WORDS: dict[str, Callable[[Details], str]] = {
     "negative": _negative,
     "weight": _weight,
     "normals": _normals,
+    "train": _train,
     "segment": _segment,
     LEAKING: _segment,
 }

@@ -51,7 +51,8 @@ def _answer(finished: Finished) -> str:
     main = finished.main_groups()
     told = [each for each in answers(finished) if (each.dataset, each.detector) in main]
     cards = "".join(
-        f'<div class="card {each.word.replace(" ", "-")}"><p><b>{escape(each.dataset)}, {escape(each.detector)}: {each.word}</b></p>'
+        f'<div class="card {each.word.partition(",")[0].replace(" ", "-")}">'
+        f"<p><b>{escape(each.dataset)}, {escape(each.detector)}: {each.word}</b></p>"
         f"<p>{escape(each.text)}</p></div>"
         for each in told
     )
@@ -67,24 +68,27 @@ def _headline(finished: Finished, dataset: str) -> str:
     main = finished.main_groups()
     shown = {cell_key(row) for each, detector in main for row in finished.headline(each, detector) if each == dataset}
     rows, left_out, detector = [], False, None
-    heads = ["arm", "defects", *(TITLES[metric] for metric in HEADLINE), *SHARES.values()]
+    amounts = {row["amount"] for each, detector in main for row in finished.headline(each, detector) if each == dataset}
+    counted = len(amounts) > 1
+    heads = ["arm", *(["defects"] if counted else []), *(TITLES[metric] for metric in HEADLINE), *SHARES.values()]
     for found in cells(finished, dataset):
         first = next(iter(found.values()))
         alone = first["coupling"] == "none"
         if (dataset, first["detector"]) in main and (alone or cell_key(first) in shown):
             rows += [group_row(first["detector"], len(heads))] if first["detector"] != detector else []
-            rows.append(_headline_row(found, first, alone=alone))
+            rows.append(_headline_row(found, first, alone=alone, counted=counted))
             detector = first["detector"]
         else:
             left_out = True
-    more = "<p class=soft>Each arm with its largest amount of defects; amounts and conditions follow below.</p>" if left_out else ""
-    return f"<h3>{escape(dataset)}</h3>{table(heads, rows, kind='stack')}{more}"
+    said = [] if counted else [f"{max(amounts, default=0)} invented defects for each arm and seed."]
+    said += ["Each arm with its largest amount of defects; other amounts and conditions follow below."] if left_out else []
+    return f"<h3>{escape(dataset)}</h3><p class=soft>{' '.join(said)}</p>{table(heads, rows, kind='stack')}"
 
 
-def _headline_row(found: dict[str, Row], first: Row, *, alone: bool) -> str:
+def _headline_row(found: dict[str, Row], first: Row, *, alone: bool, counted: bool) -> str:
     shown = "".join(metric_cell(found.get(metric), title=TITLES[metric]) for metric in HEADLINE)
     shown += "".join(share_cell(found.get(metric), title=title) for metric, title in SHARES.items())
-    amount = '<td class="n none"></td>' if alone else f'<td class="n" data-label="defects">{first["amount"]}</td>'
+    amount = "" if not counted else f'<td class="n{" none" if alone else ""}" data-label="defects">{first["amount"] or ""}</td>'
     name = f'<th scope="row">{escape(arm_name(first))}</th>'
     return f"<tr{' class=alone' if alone else ''}>{name}{amount}{shown}</tr>"
 

@@ -38,7 +38,7 @@ def group_row(name: str, columns: int) -> str:
 
 def figure(picture: str, caption: str) -> str:
     """Markup of a picture with its text."""
-    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>"
 
 
 def figures(found: Sequence[str]) -> str:

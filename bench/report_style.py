@@ -43,6 +43,7 @@ details{margin:.75rem 0}
 summary{cursor:pointer;font-weight:600}
 pre{background:var(--panel);padding:.75rem;border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere}
 figure{margin:0}
+.figures figcaption{color:var(--ink);margin-bottom:.4rem}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:1.25rem}
 svg{width:100%;height:auto;display:block}
 svg text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;fill:var(--soft)}

@@ -78,8 +78,6 @@ def facts(finished: Finished) -> list[str]:
     for name, counts in results.get("counts", {}).items():
         learned, tested = f"{counts['train']} good images to learn from", f"{counts['test']} real test images"
         lines.append(f"{name}: {learned}, {tested}, {counts['defective']} of them defective")
-        notes = results.get("notes", {}).get(name, {})
-        lines += [f"{name}, {about}: {said}" for about, note in notes.items() for said in note["said"]]
     seeds = ", ".join(str(seed) for seed in plan["seeds"])
     lines.append(f"backbone {results.get('backbone')}, {plan['image_size']} px, seeds {seeds}")
     if stats:

@@ -48,12 +48,23 @@ def test_an_arm_that_helps_is_the_answer_with_its_price():
     ]
     (found,) = answers(ablation_of(*arms, score, *rates))
     assert found.word == "yes"
+    assert answers(ablation_of(row("head", 0.005, 0.001, "helps")))[0].word == "yes, slightly"
     assert "perlin → head" in found.text
     assert "0.700 → 0.750" in found.text
     assert "But the image score gets worse" in found.text
     assert "passes 15 of 100 defective parts (before: 27)" in found.text
     assert "2.5 of 100 good ones (before: 2)" in found.text
     assert "Of 3 arms: 2 help, 1 leaves it exactly as it was." in found.text
+
+
+def test_thresholds_alone_are_told_in_parts_of_a_hundred():
+    arms = [row("calibrate", 0.0, 0.0, "cannot tell"), row("head", 0.001, 0.01, "cannot tell")]
+    rates = [
+        row("calibrate", -0.2, 0.0, "helps", metric="escape_rate", baseline=0.46, value=0.26),
+        row("calibrate", 0.08, 0.0, "hurts", metric="overkill_rate", baseline=0.01, value=0.09),
+    ]
+    (found,) = answers(ablation_of(*arms, *rates))
+    assert "(perlin → calibrate) it passes 26 of 100 defective parts (before: 46) and rejects 9 of 100 good ones (before: 1)" in found.text
 
 
 def test_what_is_not_shown_is_not_claimed():
@@ -118,6 +129,7 @@ def test_choices_of_equal_text_share_a_line():
         ("segment", {"epoch": 2, "judgements": [0.1, 0.3], "protocol": "clean"}, "epoch 2 of 2, the best on held-out invented defects"),
         (LEAKING, {"epoch": 1, "judgements": [], "protocol": "legacy"}, "the test images, which leaks"),
         ("normals", {"images": 12, "bank": 100, "with_normals": 130, "adopted": True}, "grown to 130 cells; adopted"),
+        ("train", {"defects": 40, "steps": 200}, "trained 200 steps on 40 invented defects"),
         ("later", {"image_threshold": 1.0, "steps_done": 4, "rate": 0.12345678, "deep": {}}, "steps done 4, rate 0.1235"),
     ],
 )
