@@ -136,7 +136,6 @@ def group(tmp_path, plan, tiny_bench, monkeypatch):
     caught = []
     original = run._run_arm
     monkeypatch.setattr(run, "_run_arm", lambda *args: caught.append(args[1]) or original(*args))
-    monkeypatch.setattr(run, "drop", lambda folder: None)
     changes = {
         "detectors": ("padim",),
         "generators": ("perlin",),
@@ -144,7 +143,7 @@ def group(tmp_path, plan, tiny_bench, monkeypatch):
         "seeds": (0,),
         "segment": SegmentPlan(**TINY),
     }
-    run_bench(plan.model_copy(update=changes), tmp_path)
+    run_bench(plan.model_copy(update=changes), tmp_path, cache=tmp_path / "kept")
     return caught[-1]
 
 
