@@ -43,6 +43,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     parser.add_argument("--limit", type=float, default=1800, help="seconds one measurement may take; default %(default)s")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; its figures mean nothing")
+    parser.add_argument("--headlines", action="store_true", help="only the sizes that targets are set for")
     parser.add_argument("--fresh", action="store_true", help="measure again what is kept")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured and how long that takes")
     parser.add_argument("--page-only", action="store_true", help="write the page from what is kept")
@@ -82,10 +83,10 @@ def planned(args: argparse.Namespace, *, make: bool) -> list[Case]:
     return cases + [case for case in picture_cases(pictures, quick=args.quick, make=make) if case.name in wanted]
 
 
-def turns(cases: list[Case], rounds: int | None) -> list[Turn]:
+def turns(cases: list[Case], rounds: int | None, *, headlines: bool = False) -> list[Turn]:
     """Every measurement: the sides of a point take turns, round after round."""
     found = []
-    for point in (point for case in cases for point in case.points()):
+    for point in (point for case in cases for point in (case.headlines if headlines else case.points())):
         count = {side: min(rounds or 99, point.rounds_of(side)) for side in point.sides}
         found += [(point, side, turn) for turn in range(max(count.values(), default=0)) for side in point.sides if turn < count[side]]
     return found
@@ -143,7 +144,7 @@ def main() -> None:
     place = args.work / "quick" if args.quick else args.work
     conditions = f"{cards or processor()}, {args.device}, {args.threads} threads"
     cases = [case.without(args.without) for case in planned(args, make=not (args.dry_run or args.page_only))]
-    todo = turns(cases, args.rounds)
+    todo = turns(cases, args.rounds, headlines=args.headlines)
     store = Store(place / "measurements.json", conditions)
     if args.fresh and not (args.dry_run or args.page_only):
         for point in {point.key(""): point for point, _, _ in todo}.values():
