@@ -1,9 +1,9 @@
 """The distance to the nearest feature of a bank, exact, at the speed of products in bfloat16.
 
--|q - c|²/2 is one product of longer vectors: three numbers more on each side carry -|q|²/2 and -|c|²/2, split so that bfloat16 holds
+|q - c|²/2 is one product of longer vectors: three numbers more on each side carry |q|²/2 and |c|²/2, split so that bfloat16 holds
 them without loss. What comes out is small where it matters, for the neighbours, so that an output in bfloat16 is fine enough there.
-The network also gives the greatest value of every group of points, which is all that is read of most; whatever the error bound cannot
-rule out (1.3 points a row on real parts) is compared by its differences in float32.
+Of most groups of points only the least value is looked at; whatever the error bound cannot rule out (1.3 points a row on real parts)
+is compared by its differences in float32.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ class NearestBank:
         self._depth = self._bank.shape[1]
         self._width = -(-(self._depth + 6) // 32) * 32
         points = np.zeros((len(bank), self._width), np.float32)
-        points[:, : self._depth] = self._bank
+        points[:, : self._depth] = -self._bank
         points[:, self._depth : self._depth + 3] = 1
         points[:, self._depth + 3 : self._depth + 6] = thirds(self._half)
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32"}
-        self._search = core.compile_model(_search_network(points, rows, self._depth), "CPU", options | hint)
+        self._coarse = coarse
+        self._search = core.compile_model(_search_network(points, rows, self._depth, coarse=coarse), "CPU", options | hint)
         self._rows = rows
         self._own = threading.local()
 
@@ -59,11 +60,13 @@ class NearestBank:
         rows = queries[:, : self._depth]
         np.subtract(embedding, self._offset, out=rows)
         half = np.einsum("ij,ij->i", rows, rows) / 2
-        queries[:, self._depth : self._depth + 3] = -thirds(half)
+        queries[:, self._depth : self._depth + 3] = thirds(half)
         request.infer([queries], share_inputs=True)
-        highest = request.get_output_tensor(0).data
-        best = highest.max(1)
-        row, number = self._candidates(highest, best - self._window(half, best), request)
+        tiles = [self._groups(request.get_output_tensor(i).data) for i in range(len(self._search.outputs))]
+        least = np.concatenate([self._numbers(tile.min(1)) for tile in tiles], axis=1)
+        # A squared distance is below zero by rounding alone, and among such the order of bits is reversed: all are as good as zero.
+        best = np.maximum(least.min(1), 0)
+        row, number = self._candidates(tiles, least, best + self._window(half, best))
         many = np.bincount(row, minlength=self._rows) > MANY
         found = np.full(self._rows, np.inf, np.float32)
         if many.any():
@@ -72,17 +75,24 @@ class NearestBank:
         np.minimum.at(found, row, self._squared(rows, row, number))
         return np.sqrt(found)
 
-    def _candidates(self, highest: np.ndarray, cut: np.ndarray, request: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and points of every value from `cut` on; first the groups that have one, then the members of those."""
-        row, group = np.nonzero(highest >= cut[:, None])
+    def _groups(self, product: np.ndarray) -> np.ndarray:
+        """P×members×GROUPS of a tile, in the order of their bits where it is bfloat16: integers are compared several times as fast."""
+        return (product.view(np.int16) if self._coarse else product).reshape(self._rows, -1, GROUPS)
+
+    def _numbers(self, values: np.ndarray) -> np.ndarray:
+        """What values of `_groups` are, float32."""
+        return (values.astype(np.int32) << 16).view(np.float32) if self._coarse else values
+
+    def _candidates(self, tiles: list[np.ndarray], least: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and points of every value up to `cut`; first the groups that have one, then the members of those."""
+        row, group = np.nonzero(least <= cut[:, None])
         rows, numbers = [], []
-        for tile, start in enumerate(range(0, len(self._bank), TILE)):
+        for tile, found in enumerate(tiles):
             here = group // GROUPS == tile
             own_row, own_group = row[here], group[here] % GROUPS
-            members = request.get_output_tensor(1 + tile).data.reshape(self._rows, -1, GROUPS)[own_row, :, own_group]
-            which, member = np.nonzero(members >= cut[own_row, None])
+            which, member = np.nonzero(self._numbers(found[own_row, :, own_group]) <= cut[own_row, None])
             rows.append(own_row[which])
-            numbers.append(start + member * GROUPS + own_group[which])
+            numbers.append(tile * TILE + member * GROUPS + own_group[which])
         return np.concatenate(rows), np.concatenate(numbers)
 
     def reweight(self, embedding: np.ndarray, distance: np.ndarray, neighbours: int) -> float:
@@ -109,12 +119,12 @@ class NearestBank:
         """This thread's own queries, P×width float32, and its own request."""
         if not hasattr(self._own, "queries"):
             self._own.queries = np.zeros((self._rows, self._width), np.float32)
-            self._own.queries[:, self._depth + 3 : self._depth + 6] = -1
+            self._own.queries[:, self._depth + 3 : self._depth + 6] = 1
             self._own.request = self._search.create_infer_request()
         return self._own.queries, self._own.request
 
     def _window(self, half: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """How far below the best a value may be and still belong to the nearest, P.
+        """How far above the best a value may be and still belong to the nearest, P.
 
         A product of rounded factors is off by at most (2u + u²) |q||c|, u the half unit of bfloat16; sums in float32 add depth · 2⁻²⁴ of
         what they sum; the output is rounded once more.
@@ -155,19 +165,16 @@ def thirds(values: np.ndarray) -> np.ndarray:
     return np.stack(parts, axis=1)
 
 
-def _search_network(points: np.ndarray, rows: int, depth: int) -> Any:
-    """P×width queries to the greatest product in every group, P×groups, and then all products, tile by tile."""
+def _search_network(points: np.ndarray, rows: int, depth: int, *, coarse: bool) -> Any:
+    """P×width queries to all products, tile by tile, P×points each; the last tile is filled up with what is never near."""
     import openvino as ov
     from openvino import opset13 as ops
 
-    queries = ops.parameter([rows, points.shape[1]], np.float32)
-    highest, products = [], []
+    queries, products = ops.parameter([rows, points.shape[1]], np.float32), []
     for start in range(0, len(points), TILE):
         tile = points[start : start + TILE]
         filling = np.zeros((-len(tile) % GROUPS, points.shape[1]), np.float32)
         filling[:, depth + 3] = _NEVER
         product = ops.matmul(queries, ops.constant(np.concatenate([tile, filling])), False, True)
-        grouped = ops.reshape(product, ops.constant(np.array([rows, -1, GROUPS])), False)
-        highest.append(ops.reduce_max(grouped, ops.constant(np.array([1])), False))
-        products.append(product)
-    return ov.Model([ops.concat(highest, 1), *products], [queries], "nearest")
+        products.append(ops.convert(product, "bf16") if coarse else product)
+    return ov.Model(products, [queries], "nearest")
