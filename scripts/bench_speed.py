@@ -46,6 +46,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--headlines", action="store_true", help="only the sizes that targets are set for")
     parser.add_argument("--fresh", action="store_true", help="measure again what is kept")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured and how long that takes")
+    parser.add_argument("--note", default="", help="a sentence for the page about the circumstances")
     parser.add_argument("--page-only", action="store_true", help="write the page from what is kept")
     return parser.parse_args()
 
@@ -167,7 +168,7 @@ def main() -> None:
         say("interrupted: what is finished is kept, the same command goes on")
         raise SystemExit(130) from None
     page = args.page or (place / "PERFORMANCE.md" if args.quick else Path("docs/PERFORMANCE.md"))
-    write_page(page, cases, store, absent, conditions=conditions, gpu=cards, quick=args.quick)
+    write_page(page, cases, store, absent, conditions=conditions, gpu=cards, quick=args.quick, note=args.note)
     print(page)
 
 

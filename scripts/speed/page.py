@@ -20,7 +20,7 @@ Kept = dict[str, list[dict[str, Any]]]
 
 
 def write_page(
-    path: Path, cases: list[Case], store: Store, absent: Mapping[str, str], *, conditions: str, gpu: str | None, quick: bool
+    path: Path, cases: list[Case], store: Store, absent: Mapping[str, str], *, conditions: str, gpu: str | None, quick: bool, note: str = ""
 ) -> None:
     """The page, and its plots in a folder of its name beside it.
 
@@ -30,6 +30,7 @@ def write_page(
         conditions: processor or GPU, device and threads.
         gpu: its name.
         quick: say that the figures mean nothing.
+        note: what whoever measured has to say of the circumstances.
     """
     pictures = path.parent / path.stem.lower()
     body, ratios = [], {}
@@ -43,7 +44,7 @@ def write_page(
                 if times is not None:
                     ratios[f"{case.title}: {point.title}" + (f" ({side[4:]})" if side != "aoi" else "")] = times
         body += [_series(case, series, store, pictures) for series in case.series]
-    head = [_head(cases, store, conditions, gpu, quick=quick)]
+    head = [_head(cases, store, conditions, gpu, quick=quick), *([f"{note}\n"] if note else [])]
     if ratios:
         ratio_plot(pictures / "ratios.png", ratios)
         head.append(f"![How many times as fast as anomalib]({pictures.name}/ratios.png)\n")
