@@ -9,7 +9,7 @@ import numpy as np
 
 from aoi.bench.anomalib_plan import TRAIN
 from aoi.bench.fusion import Choice, Judge, choose_fusion
-from aoi.bench.group import CouplingRule, baseline, with_percentiles
+from aoi.bench.group import CouplingRule, baseline, from_fold_0
 from aoi.bench.group import Group as Group
 from aoi.bench.group import Outcome as Outcome
 from aoi.bench.material import SynthImages
@@ -78,18 +78,10 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     maps = fusion.maps(group.test.maps, logits)
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
     fused_good = fusion.maps(kept_scores.maps, good_logits)
-    outcome = with_percentiles(
-        group,
-        maps,
-        fusion.image_scores(group.test, maps, settings.image_rule),
-        Scores(fused_good, fusion.image_scores(kept_scores, fused_good, settings.image_rule)),
-        kept,
-    )
-    if settings.image_rule == "one-class":  # the score is the detector's own, so is its threshold, from all held-out images
-        alone = baseline(group)
-        outcome = Outcome(maps, outcome.image_scores, alone.image_threshold, outcome.pixel_threshold)
     details = chosen.as_dict() | {"weight": fusion.weight, "level": fusion.level, "scale": fusion.scale, "image_rule": settings.image_rule}
-    return Outcome(maps, outcome.image_scores, outcome.image_threshold, outcome.pixel_threshold, details)
+    scores = Scores(fused_good, fusion.image_scores(kept_scores, fused_good, settings.image_rule))
+    fused = None if settings.image_rule == "one-class" else fusion.image_scores(group.test, maps, settings.image_rule)
+    return from_fold_0(group, maps, scores, details, fused)
 
 
 def _taught(
@@ -144,11 +136,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
     }
     if plan.oracle:
         details |= _oracle(group, trials)
-    kept = np.flatnonzero(group.held_out.fold == 0)
-    if plan.image_score == "selected":
-        return replace(with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
-    outcome, alone = with_percentiles(group, test.maps, group.test.image_scores, good, kept), baseline(group)
-    return replace(outcome, image_threshold=alone.image_threshold, details=details)
+    return from_fold_0(group, test.maps, good, details, test.image_scores if plan.image_score == "selected" else None)
 
 
 def _selection_material(group: Group, generator: str) -> Material:

@@ -153,15 +153,19 @@ def _percentiles(group: Group, good: Scores, indices: np.ndarray) -> tuple[float
     return found.image_threshold, found.pixel_threshold
 
 
-def with_own_image_score(group: Group, maps: np.ndarray, good: Scores, details: dict[str, Any]) -> Outcome:
-    """New maps; the image score and its threshold stay the detector's own, the threshold from all held-out good images.
+def from_fold_0(group: Group, maps: np.ndarray, good: Scores, details: dict[str, Any], image_scores: np.ndarray | None = None) -> Outcome:
+    """New maps, with thresholds from good images that what made the maps has not seen: those of fold 0.
 
     Args:
+        group: what the arm shares with others.
         maps: T×H×W float32 of the test images.
-        good: scores of the good images of fold 0, by what made `maps` and has not seen them.
+        good: scores of the good images of fold 0.
         details: JSON-ready.
+        image_scores: T float64; None for the detector's own, whose threshold comes from all held-out good images.
     """
     kept = np.flatnonzero(group.held_out.fold == 0)
-    outcome = with_percentiles(group, maps, group.test.image_scores, good, kept)
-    own = float(np.percentile(group.held_out.good.image_scores, group.plan.image_percentile))
-    return replace(outcome, image_threshold=own, details=details)
+    outcome = with_percentiles(group, maps, group.test.image_scores if image_scores is None else image_scores, good, kept)
+    if image_scores is None:
+        own = float(np.percentile(group.held_out.good.image_scores, group.plan.image_percentile))
+        outcome = replace(outcome, image_threshold=own)
+    return replace(outcome, details=details)

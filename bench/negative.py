@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aoi.bench.group import Group, Outcome, with_own_image_score, with_percentiles
+from aoi.bench.group import Group, Outcome, from_fold_0
 from aoi.bench.pairs import Pairs, paired_cells
 from aoi.bench.plan_options import NegativePlan
 from aoi.data.progress import Progress, silent
@@ -172,13 +172,10 @@ def _held_out_pairs(group: Group, generator: str) -> Pairs:
 
 
 def _outcome(group: Group, fusion: Fusion, maps: np.ndarray, good: Scores, logits: np.ndarray, details: dict[str, Any]) -> Outcome:
-    rule, kept = group.plan.negative.image_rule, np.flatnonzero(group.held_out.fold == 0)
+    rule = group.plan.negative.image_rule
     fused = fusion.maps(good.maps, logits)
     scores = Scores(fused, fusion.image_scores(good, fused, rule))
-    if rule == "one-class":
-        found = with_own_image_score(group, maps, scores, details)
-    else:
-        found = replace(with_percentiles(group, maps, fusion.image_scores(group.test, maps, rule), scores, kept), details=details)
+    found = from_fold_0(group, maps, scores, details, None if rule == "one-class" else fusion.image_scores(group.test, maps, rule))
     # Fold 0 has few images; what is peculiar to them is known from the one-class map, which all held-out images have.
     every, few = (float(np.percentile(each, group.plan.pixel_percentile)) for each in (group.held_out.good.maps, good.maps))
     return replace(found, pixel_threshold=found.pixel_threshold + (every - few) / fusion.std)

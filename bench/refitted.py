@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aoi.bench.group import Group, Outcome, baseline, with_own_image_score, with_percentiles
+from aoi.bench.group import Group, Outcome, baseline, from_fold_0
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.metrics.pro import aupro
@@ -47,11 +47,7 @@ def adopted(
     if not wanted:
         return replace(baseline(group), details=details)
     test = whole().score(group.real.test.only(tuple(group.fits.train.layers)), progress=progress)
-    if image_score == "one-class":
-        found = with_own_image_score(group, test.maps, good, details)
-    else:
-        kept = np.flatnonzero(group.held_out.fold == 0)
-        found = replace(with_percentiles(group, test.maps, test.image_scores, good, kept), details=details)
+    found = from_fold_0(group, test.maps, good, details, None if image_score == "one-class" else test.image_scores)
     return replace(found, pixel_threshold=found.pixel_threshold * _peculiarity(group))
 
 
