@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,12 @@ CONDITION = ("shots", "degradation")
 """What a row says of its condition, where it is not the usual one."""
 USUAL = Condition()
 """All good images, untouched test images."""
+
+
+def row_as_dict(row: Any) -> dict[str, Any]:
+    """All fields of a dataclass with `shots` and `degradation`, JSON-ready; those two only where they are not the usual ones."""
+    under = Condition(row.shots, row.degradation).named()
+    return {name: value for name, value in asdict(row).items() if name not in CONDITION or name in under}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from aoi.bench.arms import CONDITION, USUAL, Arm, Cell, Condition, cell_of
+from aoi.bench.arms import USUAL, Arm, Cell, Condition, cell_of, row_as_dict
 from aoi.bench.evidence import Archive
 from aoi.bench.segment_plan import LEAKING
 from aoi.bench.statistics import TYPE_METRICS, Court, Finding, Side, holm
@@ -44,8 +44,7 @@ class TypeRow:
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready; the condition only where it is not the usual one."""
-        under = Condition(self.shots, self.degradation).named()
-        return {name: value for name, value in asdict(self).items() if name not in CONDITION or name in under}
+        return row_as_dict(self)
 
 
 @dataclass(frozen=True, slots=True)

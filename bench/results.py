@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aoi.bench.anomalib_plan import left_out
-from aoi.bench.arms import CONDITION, NONE, USUAL, Arm, Cell, Condition, cell_of
+from aoi.bench.arms import CONDITION, NONE, USUAL, Arm, Cell, Condition, cell_of, row_as_dict
 from aoi.bench.judging import Judgement, TypeRow
 from aoi.bench.plan import COUPLINGS
 from aoi.bench.segment_plan import LEAKING
@@ -101,8 +101,7 @@ class ArmRow:
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready; the condition only where it is not the usual one."""
-        under = Condition(self.shots, self.degradation).named()
-        return {name: value for name, value in asdict(self).items() if name not in CONDITION or name in under}
+        return row_as_dict(self)
 
 
 @dataclass(frozen=True, slots=True)

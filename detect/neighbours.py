@@ -59,6 +59,7 @@ class Points:
         kind = torch.bfloat16 if self.coarse else torch.float32
         self._products = torch.empty(TILE[0] * min(TILE[1], room), device=device, dtype=kind)
         self._codes, self._queries = self.values, torch.zeros((TILE[0], depth), device=device)
+        """What products are taken of: the points and rows themselves, or their longer bfloat16 forms."""
         if self.coarse:
             width = -(-(depth + _MORE) // 32) * 32
             self._codes, self._queries = (torch.zeros((rows, width), device=device, dtype=kind) for rows in (room, TILE[0]))
@@ -132,10 +133,11 @@ class Points:
         rows = min(-(-count // BLOCK[0]) * BLOCK[0], TILE[0])
         product = self._products[: rows * (high - low)].view(rows, high - low)
         with exact_products(self._products.device):
+            queries, points = self._queries[:rows], self._codes[low:high].T
             if self.coarse:
-                torch.mm(self._queries[:rows], self._codes[low:high].T, out=product)
+                torch.mm(queries, points, out=product)
             else:
-                torch.addmm(self.half[None, low:high], self._queries[:rows], self.values[low:high].T, out=product)
+                torch.addmm(self.half[None, low:high], queries, points, out=product)
         return product[:count]
 
     def _least(self, groups: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from aoi.data.images import write_image
 from aoi.detect.backbones import Backbone, wrap
 from aoi.detect.features import FeatureSet
 
@@ -44,3 +46,20 @@ def random_features() -> FeatureSet:
         "layer3": generator.normal(size=(24, 10, 4, 4)).astype(np.float32),
     }
     return FeatureSet(layers, (64, 64), tuple(Path(f"{i}.png") for i in range(24)))
+
+
+@pytest.fixture(scope="session")
+def spotted_parts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """Makes a data set of noisy grey images: how many good ones to learn from, and how many good and how many spotted ones to test on."""
+
+    def make(train: int, test: int) -> Path:
+        root, rng = tmp_path_factory.mktemp("parts") / "parts", np.random.default_rng(5)
+        for place, count in (("train/good", train), ("test/good", test), ("test/spot", test)):
+            for i in range(count):
+                image = rng.integers(90, 110, (64, 64, 3)).astype(np.uint8)
+                if place == "test/spot":
+                    image[20:32, 20:32] = 230
+                write_image(root / place / f"{i}.png", image)
+        return root
+
+    return make

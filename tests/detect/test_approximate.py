@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from typer.testing import CliRunner
 
 from aoi.cli import app
-from aoi.data.images import write_image
 from aoi.detect.approximate import GraphBank, SearchQuality, merged
 from aoi.detect.calibration import good_scores
 from aoi.detect.detector import make_detector
@@ -133,15 +133,8 @@ def test_quality_is_measured_on_images_the_bank_has_not_seen(faiss, random_featu
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("parts") / "parts", np.random.default_rng(5)
-    for place, count in (("train/good", 10), ("test/good", 3), ("test/spot", 3)):
-        for i in range(count):
-            image = rng.integers(90, 110, (64, 64, 3)).astype(np.uint8)
-            if place == "test/spot":
-                image[20:32, 20:32] = 230
-            write_image(root / place / f"{i}.png", image)
-    return root
+def parts(spotted_parts: Callable[[int, int], Path]) -> Path:
+    return spotted_parts(10, 3)
 
 
 @pytest.fixture(scope="module")

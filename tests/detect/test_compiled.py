@@ -7,6 +7,7 @@ import logging
 import shutil
 import sysconfig
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,15 +145,8 @@ def test_features_of_a_compiled_backbone_are_cached_apart(
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("parts") / "parts", np.random.default_rng(5)
-    for place, count in (("train/good", 8), ("test/good", 2), ("test/spot", 2)):
-        for i in range(count):
-            image = rng.integers(90, 110, (64, 64, 3)).astype(np.uint8)
-            if place == "test/spot":
-                image[20:32, 20:32] = 230
-            write_image(root / place / f"{i}.png", image)
-    return root
+def parts(spotted_parts: Callable[[int, int], Path]) -> Path:
+    return spotted_parts(8, 2)
 
 
 def test_a_run_is_the_same_whether_compiled_or_not(parts: Path, tmp_path: Path, recorder: Recorder) -> None:

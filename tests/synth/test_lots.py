@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,22 @@ def options(generator: str, **changes) -> GenerateOptions:
     return GenerateOptions(**{"generator": generator, "count": 20, "seed": 3, "foreground": "full", "area": (0.01, 0.05), **changes})
 
 
+@contextmanager
+def dying_at(monkeypatch, batch: int) -> Iterator[None]:
+    """Within it the run is interrupted before it paints its batch of that number, counted from 1."""
+    painted, left = batched.BatchedRun._paint, [batch]
+
+    def dying(self, wanted):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return painted(self, wanted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batched.BatchedRun, "_paint", dying)
+        yield
+
+
 def contents(out: Path) -> dict[str, bytes]:
     found = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     return {name: content for name, content in found.items() if name != "meta.json"}
@@ -110,18 +128,9 @@ def test_defects_share_batches_within_their_lot_only(goods, tmp_path, monkeypatc
 @pytest.mark.parametrize(("begun", "ended"), [(True, True), (True, False), (False, True)])
 def test_a_run_begun_by_one_engine_is_ended_by_another(goods, tmp_path, monkeypatch, stop, begun, ended, elsewhere) -> None:
     generate_dataset(goods, tmp_path / "whole", options("crowd"))
-    painted, left, out = batched.BatchedRun._paint, [stop], tmp_path / "out"
-
-    def dying(self, wanted):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return painted(self, wanted)
-
-    monkeypatch.setattr(batched.BatchedRun, "_paint", dying)
-    with pytest.raises(KeyboardInterrupt):
+    out = tmp_path / "out"
+    with dying_at(monkeypatch, stop), pytest.raises(KeyboardInterrupt):
         generate_dataset(goods, out, options("crowd"), engine=elsewhere(stop) if begun else None)
-    monkeypatch.setattr(batched.BatchedRun, "_paint", painted)
     generate_dataset(goods, out, options("crowd"), engine=elsewhere(stop + 1) if ended else None)
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -134,18 +143,8 @@ def test_a_lot_goes_on_where_its_dead_worker_was(goods, tmp_path, monkeypatch, e
     shutil.rmtree(out)
     monkeypatch.setattr(lots, "LOT", 100)
     generate_dataset(goods, tmp_path / "one lot", options("crowd"))
-    painted, left = batched.BatchedRun._paint, [5]
-
-    def dying(self, wanted):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return painted(self, wanted)
-
-    monkeypatch.setattr(batched.BatchedRun, "_paint", dying)
-    with pytest.raises(KeyboardInterrupt):
+    with dying_at(monkeypatch, 5), pytest.raises(KeyboardInterrupt):
         generate_dataset(goods, out, options("crowd"), engine=elsewhere())
-    monkeypatch.setattr(batched.BatchedRun, "_paint", painted)
     noted = [row for row in read_jsonl(lot_journal(out, 0)) if "pending" not in row]
     assert noted
     assert not (out / JOURNAL).exists()
