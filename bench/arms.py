@@ -20,7 +20,7 @@ class Condition:
     shots: int = 0
     """Good training images; 0 for all of them."""
     degradation: str = NONE
-    """What was done to the test images; see `aoi.bench.degrade`."""
+    """What was done to the test images; see `aoi.bench.material.degrade`."""
 
     def named(self) -> dict[str, Any]:
         """`shots` and `degradation` where they are not what they usually are."""

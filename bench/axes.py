@@ -72,7 +72,7 @@ class Axes(StrictModel):
     @field_validator("degradation")
     @classmethod
     def _degradation(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        from aoi.bench.degrade import Degradation
+        from aoi.bench.material.degrade import Degradation
 
         return each_once(tuple(Degradation.parse(text).name for text in texts), "degradation")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aoi.bench.anomalib_plan import model_of
+from aoi.bench.anomalib.plan import model_of
 from aoi.bench.plan import Plan
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector, detector_family, make_detector
@@ -35,7 +35,7 @@ def fresh_detector(
     model = model_of(name)
     if model is None:
         return make_detector(name, chosen, layers=layers, seed=seed, device=backbone.device)
-    from aoi.bench.anomalib_detector import AnomalibDetector
+    from aoi.bench.anomalib.detector import AnomalibDetector
 
     return AnomalibDetector(model, chosen or {}, plan.anomalib, backbone=backbone, textures=plan.textures, seed=seed)
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aoi.bench.anomalib_plan import model_of
+from aoi.bench.anomalib.plan import model_of
 from aoi.bench.arms import Arm, generator_slug, synth_name
-from aoi.bench.cache import DEFAULT_GB, FEATURES, Cache, feature_entry
-from aoi.bench.cache_place import open_cache
-from aoi.bench.cache_report import readable
-from aoi.bench.material import check_datasets, dataset_names
-from aoi.bench.miniature import Miniature, measured
-from aoi.bench.normal_images import check_normal_folders
+from aoi.bench.cache.listing import readable
+from aoi.bench.cache.place import open_cache
+from aoi.bench.cache.sharing import MEMORY
+from aoi.bench.cache.store import DEFAULT_GB, FEATURES, Cache, feature_entry
+from aoi.bench.material.images import check_datasets, dataset_names
+from aoi.bench.material.miniature import Miniature, measured
+from aoi.bench.material.normal_images import check_normal_folders
 from aoi.bench.plan import Plan
 from aoi.bench.run import prepare
-from aoi.bench.sharing import MEMORY
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone

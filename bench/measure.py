@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aoi.bench.group import Group, Outcome
-from aoi.bench.material import RealImages
+from aoi.bench.couplings.group import Group, Outcome
+from aoi.bench.material.images import RealImages
 from aoi.metrics.decisions import decide
 from aoi.metrics.pimo import aupimo
 from aoi.metrics.summary import evaluate_maps

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aoi.bench.arms import generator_slug
-from aoi.bench.nearness import NearPair, named
+from aoi.bench.material.nearness import NearPair, named
 from aoi.data.files import read_json, write_json
 from aoi.errors import DataError
 

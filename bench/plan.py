@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from aoi.bench.anomalib_plan import TRAIN, AnomalibPlan, check_couplings, check_names, model_of, objection
+from aoi.bench.anomalib.plan import TRAIN, AnomalibPlan, check_couplings, check_names, model_of, objection
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
+from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
 from aoi.bench.plan_options import (
     FOLDER,
     ORACLE_MASK,
@@ -27,7 +28,6 @@ from aoi.bench.plan_options import (
     each_once,
     known_generators,
 )
-from aoi.bench.segment_plan import LEAKING, SegmentPlan
 from aoi.configs.strict import load_yaml, validated
 from aoi.errors import ConfigError
 

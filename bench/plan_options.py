@@ -79,7 +79,7 @@ class Candidate(StrictModel):
 
 
 class SelectPlan(StrictModel):
-    """Which settings are tried on invented defects; see `aoi.bench.selection`."""
+    """Which settings are tried on invented defects; see `aoi.bench.couplings.selection`."""
 
     candidates: dict[str, tuple[Candidate, ...]] = Field(
         default={
@@ -101,7 +101,7 @@ class SelectPlan(StrictModel):
 
 
 class NegativePlan(StrictModel):
-    """The bank of defects and how loud it speaks; see `aoi.bench.negative`."""
+    """The bank of defects and how loud it speaks; see `aoi.bench.couplings.negative`."""
 
     weight: float = Field(default=0.5, ge=0, le=100, description="of its evidence beside the one-class map's 1, where trust in it is full")
     quantile: float = Field(default=0.99, ge=0, le=1, description="of held-out good cells, below which the ratio counts as silent")
@@ -121,7 +121,7 @@ class NegativePlan(StrictModel):
 
 
 class WeightPlan(StrictModel):
-    """How much invented defects have to say in a detector's channels; see `aoi.bench.weighting`."""
+    """How much invented defects have to say in a detector's channels; see `aoi.bench.couplings.weighting`."""
 
     share: float = Field(
         default=0.5, ge=0, le=1, description="of a PatchCore channel's weight, or of PaDiM's channels, that invented defects decide about"
@@ -135,7 +135,7 @@ class WeightPlan(StrictModel):
 
 
 class NormalsPlan(StrictModel):
-    """Which generated normals a detector learns from, and how many; see `aoi.bench.normals`."""
+    """Which generated normals a detector learns from, and how many; see `aoi.bench.couplings.normals`."""
 
     folders: dict[str, Path] = Field(
         default={}, description="by data set, a folder of generated normals, taken instead of the ground around an arm's defects"
@@ -158,7 +158,7 @@ class NormalsPlan(StrictModel):
 
 
 class RealPlan(StrictModel):
-    """Which real defects are taken out of the test for the generators `real` and `oracle-mask`; see `aoi.bench.taken`."""
+    """Which real defects are taken out of the test for the generators `real` and `oracle-mask`; see `aoi.bench.material.taken`."""
 
     per_type: int = Field(default=3, ge=1, le=10_000, description="at most so many defects of each type; one at least stays to be tested")
     seed: int = Field(default=0, ge=0, description="that draws them; the same ones for every arm, whatever its own seed")

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.anomalib_plan import left_out
+from aoi.bench.anomalib.plan import left_out
 from aoi.bench.arms import CONDITION, NONE, USUAL, Arm, Cell, Condition, cell_of, row_as_dict
-from aoi.bench.judging import Judgement, TypeRow
+from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.judging.statistics import EXCHANGES, LEVEL, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
+from aoi.bench.judging.verdicts import Judgement, TypeRow
 from aoi.bench.plan import COUPLINGS
-from aoi.bench.segment_plan import LEAKING
-from aoi.bench.statistics import EXCHANGES, LEVEL, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
 from aoi.data.files import write_json, write_text
 
 HIGHER_IS_BETTER = {

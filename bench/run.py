@@ -12,26 +12,26 @@ from typing import Any
 
 import aoi
 from aoi.bench.arms import USUAL, Arm, cell_of, generator_slug, portions, synth_name
-from aoi.bench.cache import DEFAULT_GB, Cache, Reading
-from aoi.bench.cache_place import open_cache
+from aoi.bench.cache.place import open_cache
+from aoi.bench.cache.sharing import Sharing
+from aoi.bench.cache.store import DEFAULT_GB, Cache, Reading
 from aoi.bench.clock import Clock
-from aoi.bench.couplings import RULES
+from aoi.bench.couplings.group import Fits, Group, baseline
+from aoi.bench.couplings.rules import RULES
 from aoi.bench.detectors import check_detector, folds_for, fresh_detector, layers_of
-from aoi.bench.elsewhere import Elsewhere, find_elsewhere
-from aoi.bench.evidence import Archive
-from aoi.bench.group import Fits, Group, baseline
 from aoi.bench.heldout import cross_validate
-from aoi.bench.judging import judge
+from aoi.bench.judging.evidence import Archive
+from aoi.bench.judging.verdicts import judge
 from aoi.bench.ledger import Ledger, identity_of
-from aoi.bench.material import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, real_images
+from aoi.bench.material.elsewhere import Elsewhere, find_elsewhere
+from aoi.bench.material.images import RealImages, SynthImages, check_datasets, dataset_names, degraded_images, real_images
+from aoi.bench.material.normal_images import check_normal_folders, normals_identity
+from aoi.bench.material.sources import Place, arms_of, defects
 from aoi.bench.measure import arm_metrics
-from aoi.bench.normal_images import check_normal_folders, normals_identity
 from aoi.bench.notes import TRAIN, Notes
 from aoi.bench.plan import Plan, settings
 from aoi.bench.plan_options import Candidate
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
-from aoi.bench.sharing import Sharing
-from aoi.bench.sources import Place, arms_of, defects
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json
 from aoi.data.progress import Progress, silent
@@ -117,7 +117,7 @@ def run_bench(
         plan: what to compare; see `aoi.bench.plan.load_plan`.
         out: the output folder; records in it that belong to the same settings, data and weights are not computed again.
         engine: who computes the arms; None is this process. The numbers do not depend on it.
-        cache, cache_gb: a folder of features and scores for several runs, and its limit in 10⁹ bytes; see `aoi.bench.cache_place`.
+        cache, cache_gb: a folder of features and scores for several runs, and its limit in 10⁹ bytes; see `aoi.bench.cache.place`.
         progress: called with stage `bench` for finished arms, and with the stages of the work in between.
 
     Raises:

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from aoi.bench.arms import Arm, portions
-from aoi.bench.cache import Cache, Reading
+from aoi.bench.cache.store import Cache, Reading
 from aoi.bench.clock import Clock
-from aoi.bench.material import RealImages, check_datasets, dataset_names
+from aoi.bench.material.images import RealImages, check_datasets, dataset_names
 from aoi.bench.plan import Plan
 from aoi.bench.run import Run, prepare, real_sets, run_seed
 from aoi.data.progress import silent

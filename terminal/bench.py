@@ -91,7 +91,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write the report of a finished ablation: one self-contained HTML file, and tables as text."""
-    from aoi.bench.report import write_report
+    from aoi.bench.report.writing import write_report
 
     names = [name.strip() for name in formats.split(",") if name.strip()]
     emit(write_report(folder, names, out=out), as_json=json)
@@ -105,6 +105,6 @@ def cache_report(
     json: Json = False,
 ) -> None:
     """Show what the cache of features and scores holds, or clear it."""
-    from aoi.bench.cache_place import named_cache
+    from aoi.bench.cache.place import named_cache
 
     emit(named_cache(folder, limit_gb=cache_gb).report(clear=clear), as_json=json)

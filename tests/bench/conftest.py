@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from aoi.bench.group import Fits, Group, Outcome
+from aoi.bench.couplings.group import Fits, Group, Outcome
 from aoi.bench.heldout import cross_validate
-from aoi.bench.leaks import Contents
-from aoi.bench.material import RealImages, SynthImages
+from aoi.bench.material.images import RealImages, SynthImages
+from aoi.bench.material.leaks import Contents
 from aoi.bench.plan import Plan
 from aoi.data.images import write_image, write_mask
 from aoi.data.sample import Sample

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.bench.anomalib_plan import AnomalibPlan
+from aoi.bench.anomalib.plan import AnomalibPlan
 from aoi.bench.results import HIGHER_IS_BETTER
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, read_mask, resize_image, write_image
@@ -30,7 +30,7 @@ def _empty_caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def detector(tiny_backbone):
-    from aoi.bench.anomalib_detector import AnomalibDetector
+    from aoi.bench.anomalib.detector import AnomalibDetector
 
     def build(model: str, *, seed: int = 0, plan: AnomalibPlan | None = None, backbone=tiny_backbone, **options) -> AnomalibDetector:
         plan = plan or AnomalibPlan(epochs=1, steps=1, batch=2)
@@ -50,7 +50,7 @@ def images(paths, side: int = SIDE) -> FeatureSet:
 @pytest.fixture
 def defects(parts, tmp_path):
     """Dark spots on good images."""
-    from aoi.bench.anomalib_data import Defects
+    from aoi.bench.anomalib.data import Defects
 
     sources = files(parts, "train", "good")[:6]
     masks = np.stack([read_mask(path) for path in files(parts, "ground_truth", "spot")])
@@ -66,7 +66,7 @@ def pixels(path, side: int = 64) -> np.ndarray:
 
 
 def test_a_pair_is_a_good_image_and_the_defect_drawn_on_it(parts, defects, rng):
-    from aoi.bench.anomalib_data import Batches, OurDefects, with_defects
+    from aoi.bench.anomalib.data import Batches, OurDefects, with_defects
 
     good = files(parts, "train", "good")
     drawn = with_defects(good, defects, 0.4, "pairs", rng)
@@ -88,7 +88,7 @@ def test_a_pair_is_a_good_image_and_the_defect_drawn_on_it(parts, defects, rng):
 
 
 def test_labelled_batches_carry_the_defects_and_their_masks(parts, defects, rng):
-    from aoi.bench.anomalib_data import Batches, with_defects
+    from aoi.bench.anomalib.data import Batches, with_defects
 
     drawn = with_defects(files(parts, "train", "good"), defects, 0.5, "labelled", rng)
     batches = Batches(drawn, (64, 64), batch=6, steps=4, defects=defects, labelled=True)
@@ -101,7 +101,7 @@ def test_labelled_batches_carry_the_defects_and_their_masks(parts, defects, rng)
 
 
 def test_good_images_come_once_for_models_that_remember_them(parts):
-    from aoi.bench.anomalib_data import Batches, good_once
+    from aoi.bench.anomalib.data import Batches, good_once
 
     good = files(parts, "train", "good")
     batches = Batches(good_once(good), (32, 32), batch=4)
@@ -115,7 +115,7 @@ def test_our_backbone_gives_its_own_maps_through_timm(tiny_backbone, rng):
 
     import timm
 
-    from aoi.bench.anomalib_models import register_backbone
+    from aoi.bench.anomalib.models import register_backbone
 
     images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     for backbone in (tiny_backbone, dataclasses.replace(tiny_backbone, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5), fingerprint="other")):
@@ -202,7 +202,7 @@ def test_learning_from_defects_is_for_models_that_do(detector, parts, defects):
     good = images(files(parts, "train", "good"), 64)
     with pytest.raises(ConfigError, match="does not learn from images of defects"):
         detector("Patchcore").fit_on_defects(good, defects)
-    from aoi.bench.anomalib_data import Defects
+    from aoi.bench.anomalib.data import Defects
 
     with pytest.raises(DataError, match="no invented defects"):
         detector("Draem").fit_on_defects(good, Defects((), defects.masks[:0], ()))
@@ -213,7 +213,7 @@ def test_learning_from_defects_is_for_models_that_do(detector, parts, defects):
 def test_a_defect_on_another_image_is_no_pair(detector, parts, defects, tmp_path):
     import dataclasses
 
-    from aoi.bench.anomalib_data import on_their_sources
+    from aoi.bench.anomalib.data import on_their_sources
 
     assert on_their_sources(defects, (64, 64)).all()
     assert on_their_sources(defects, (48, 48)).all()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aoi.bench.anomalib_plan import LEARNERS, left_out, model_names, objection
+from aoi.bench.anomalib.plan import LEARNERS, left_out, model_names, objection
 from aoi.bench.plan import Plan, settings
 from aoi.configs.strict import validated
 from aoi.errors import ConfigError

@@ -11,10 +11,10 @@ import pytest
 
 from aoi.bench.arms import Arm, Condition, cell_of, generator_slug
 from aoi.bench.axes import Stock
-from aoi.bench.degrade import Degradation, degraded
 from aoi.bench.heldout import with_defects_on_both_sides
+from aoi.bench.material.degrade import Degradation, degraded
 from aoi.bench.plan import load_plan, settings
-from aoi.bench.report import write_report
+from aoi.bench.report.writing import write_report
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
 from aoi.data.layouts import open_dataset

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aoi.bench import cache as module
-from aoi.bench.cache import Cache
-from aoi.bench.cache_place import named_cache, open_cache
+from aoi.bench.cache import store as module
+from aoi.bench.cache.place import named_cache, open_cache
+from aoi.bench.cache.store import Cache
 from aoi.errors import DataError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from aoi.bench.cache import Cache
+from aoi.bench.cache.store import Cache
 cache, wait = Cache(Path(sys.argv[1])), float(sys.argv[2])
 def make(folder):
     (folder / 'value.txt').write_text('slow')
@@ -171,7 +171,7 @@ def test_two_processes_do_not_make_the_same_thing_twice(tmp_path):
 
 
 def test_without_locks_the_first_is_kept_and_nothing_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr("aoi.bench.locks._fcntl", None)
+    monkeypatch.setattr("aoi.bench.cache.locks._fcntl", None)
     cache = Cache(tmp_path)
 
     def make(folder: Path) -> bytes:

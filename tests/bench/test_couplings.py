@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aoi.bench.arms import Arm
-from aoi.bench.couplings import strictly_below, youden_threshold
-from aoi.bench.leaks import check_learnt, check_sources, contents
+from aoi.bench.couplings.rules import strictly_below, youden_threshold
+from aoi.bench.material.leaks import check_learnt, check_sources, contents
 from aoi.bench.measure import pixel_f1
 from aoi.bench.results import aggregate
 from aoi.data.images import write_image

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from aoi.bench import estimate as module
 from aoi.bench.estimate import estimate
-from aoi.bench.miniature import Miniature, miniature_dataset
+from aoi.bench.material.miniature import Miniature, miniature_dataset
 from aoi.bench.run import run_bench
 from aoi.data.layouts import open_dataset
 

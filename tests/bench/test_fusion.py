@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aoi.bench.fusion import Judge, choose_fusion
+from aoi.bench.couplings.fusion import Judge, choose_fusion
 from aoi.bench.run import run_bench
 from aoi.metrics.pro import aupro
 

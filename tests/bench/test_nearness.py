@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from aoi.bench.leaks import contents
-from aoi.bench.nearness import NEAR, SIDE, fine_structure, miniature, near_pairs, outside, similarities
+from aoi.bench.material.leaks import contents
+from aoi.bench.material.nearness import NEAR, SIDE, fine_structure, miniature, near_pairs, outside, similarities
 from aoi.bench.notes import TRAIN, Notes
 from aoi.data.images import read_image
 from aoi.data.layouts import open_dataset

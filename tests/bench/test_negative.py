@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.bench.group import baseline
-from aoi.bench.negative import fit_ratio, negative, trust
-from aoi.bench.pairs import Pairs, paired_cells
+from aoi.bench.couplings.group import baseline
+from aoi.bench.couplings.negative import fit_ratio, negative, trust
+from aoi.bench.material.pairs import Pairs, paired_cells
 from aoi.bench.plan_options import NegativePlan
 from aoi.errors import DataError
 

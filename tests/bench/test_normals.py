@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aoi.bench.group import baseline
-from aoi.bench.normals import Drawn, clean_cells, new_cells, normals, votes, voting_padim, with_more
+from aoi.bench.couplings.group import baseline
+from aoi.bench.couplings.normals import Drawn, clean_cells, new_cells, normals, votes, voting_padim, with_more
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
 from aoi.errors import ConfigError, DataError

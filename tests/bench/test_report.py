@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from aoi.bench.plan import load_plan
-from aoi.bench.report import FORMATS, write_report
-from aoi.bench.report_charts import forest, ticks
-from aoi.bench.report_data import read_finished
-from aoi.bench.report_tables import sentences
+from aoi.bench.report.charts import forest, ticks
+from aoi.bench.report.data import read_finished
+from aoi.bench.report.tables import sentences
+from aoi.bench.report.writing import FORMATS, write_report
 from aoi.errors import ConfigError, DataError
 from aoi.terminal.bench import split_words
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aoi.bench.report import write_report
+from aoi.bench.report.writing import write_report
 
 
 def chromium() -> str | None:

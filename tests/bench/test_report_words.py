@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aoi.bench.report_answer import answers, overall, parts, sentences, warnings
-from aoi.bench.report_charts import forest, forest_range, scatter, step_chart
-from aoi.bench.report_choices import Chosen, anything, by_arm, rankings
-from aoi.bench.report_data import Finished, arm_name, generator_name
-from aoi.bench.report_tables import main_types
-from aoi.bench.segment_plan import LEAKING
+from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.report.answer import answers, overall, parts, sentences, warnings
+from aoi.bench.report.charts import forest, forest_range, scatter, step_chart
+from aoi.bench.report.choices import Chosen, anything, by_arm, rankings
+from aoi.bench.report.data import Finished, arm_name, generator_name
+from aoi.bench.report.tables import main_types
 
 
 def row(coupling: str, delta: float, spread: float, verdict: str | None, **more):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aoi.bench.cache import Cache
+from aoi.bench.cache.store import Cache
 from aoi.bench.plan import Plan
 from aoi.bench.run import run_bench
 from aoi.bench.scale import begin

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.bench.leaks import contents
+from aoi.bench.couplings.segment import segment, segment_legacy
+from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
+from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
+from aoi.bench.couplings.unet import PRIOR, UNet, focal_loss, pooled_maximum
+from aoi.bench.material.leaks import contents
 from aoi.bench.plan import Plan
-from aoi.bench.report_tables import facts, markdown_report, sentences
+from aoi.bench.report.tables import facts, markdown_report, sentences
 from aoi.bench.run import run_bench
-from aoi.bench.segment import segment, segment_legacy
-from aoi.bench.segment_plan import LEAKING, SegmentPlan
-from aoi.bench.segmentation import Judged, Lessons, predicted, train_segmentation
-from aoi.bench.unet import PRIOR, UNet, focal_loss, pooled_maximum
 from aoi.errors import ConfigError, DataError
 
 TINY = {"side": 32, "width": 4, "epochs": 2, "steps": 2, "batch": 4}
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_network_and_torchs_generator_is_left_alone
 
 def test_the_best_epoch_is_kept_and_the_last_where_nothing_can_be_judged(lessons, monkeypatch):
     areas = iter([0.3, 0.9, 0.9, 0.5])
-    monkeypatch.setattr("aoi.bench.segmentation.aupro", lambda *_: next(areas))
+    monkeypatch.setattr("aoi.bench.couplings.segmentation.aupro", lambda *_: next(areas))
     options = SegmentPlan(**TINY | {"epochs": 4, "steps": 1})
     judged = Judged(lessons.defects, lessons.masks)
     assert train_segmentation(lessons, judged, options, seed=0).epoch == 2
@@ -181,7 +181,7 @@ def test_the_legacy_protocol_says_that_it_leaks(group):
 
 
 def test_fold_0_is_kept_from_training(group, monkeypatch):
-    from aoi.bench import segment as module
+    from aoi.bench.couplings import segment as module
 
     seen = []
     original = module.train_segmentation
@@ -213,8 +213,8 @@ def test_test_images_among_what_it_learns_from_stop_it(group):
 
 
 def test_it_is_computed_once_for_all_detectors_and_said_to_leak_in_every_table(parts, small_plan, tiny_bench, tmp_path, monkeypatch):
-    from aoi.bench import segment as module
-    from aoi.bench.report_data import read_finished
+    from aoi.bench.couplings import segment as module
+    from aoi.bench.report.data import read_finished
 
     calls = []
     original = module.train_segmentation

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from aoi.bench.couplings.selection import Tried, against_image, against_position, agreement, blurred, chosen
 from aoi.bench.run import run_bench
-from aoi.bench.selection import Tried, against_image, against_position, agreement, blurred, chosen
 from aoi.detect.anomaly_map import anomaly_maps
 
 SELECT = {

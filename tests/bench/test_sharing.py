@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from aoi.bench.cache import Cache
+from aoi.bench.cache.sharing import Sharing
+from aoi.bench.cache.store import Cache
 from aoi.bench.clock import Clock
 from aoi.bench.identity import features_identity
 from aoi.bench.run import run_bench
-from aoi.bench.sharing import Sharing
 from aoi.detect.detector import make_detector
 from aoi.detect.features import FeatureSet, extract_features
 from aoi.detect.padim import PaDiM

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from aoi.bench.elsewhere import read_elsewhere
-from aoi.bench.leaks import contents
+from aoi.bench.material.elsewhere import read_elsewhere
+from aoi.bench.material.leaks import contents
+from aoi.bench.material.sources import dealt
+from aoi.bench.material.taken import part, take
 from aoi.bench.plan import Plan, load_plan, settings
 from aoi.bench.plan_options import RealPlan
 from aoi.bench.run import run_bench
-from aoi.bench.sources import dealt
-from aoi.bench.taken import part, take
 from aoi.data.content import pixel_hash
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_image, read_mask, write_image, write_mask

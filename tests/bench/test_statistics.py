@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aoi.bench.resampling import Evidence, Rows, bootstrap_weights
-from aoi.bench.statistics import Court, holm, verdict
-from aoi.bench.statistics import Finding as F
-from aoi.bench.sweep import Sweep, image_sweep, pixel_sweep
+from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
+from aoi.bench.judging.statistics import Court, holm, verdict
+from aoi.bench.judging.statistics import Finding as F
+from aoi.bench.judging.sweep import Sweep, image_sweep, pixel_sweep
 from aoi.metrics.pimo import aupimo
 from aoi.metrics.summary import evaluate_maps
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aoi.bench.group import baseline
-from aoi.bench.refitted import contrast_images
-from aoi.bench.weighting import (
+from aoi.bench.couplings.group import baseline
+from aoi.bench.couplings.refitted import contrast_images
+from aoi.bench.couplings.weighting import (
     ChosenPaDiM,
     WeightedPatchCore,
     bank_without,

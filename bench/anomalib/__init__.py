@@ -1,0 +1,1 @@
+"""Detectors of anomalib beside aoi's own."""

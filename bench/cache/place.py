@@ -1,0 +1,38 @@
+"""Where the cache of a run is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aoi.bench.cache.store import DEFAULT_GB, Cache
+from aoi.errors import DataError
+
+
+def open_cache(folder: Path | None, out: Path, *, limit_gb: float = DEFAULT_GB) -> Cache:
+    """The cache of a run.
+
+    Args:
+        folder: where it is, for many runs; None for `bench` in the folder that AOI_CACHE names, else one of this run alone, under `out`.
+        out: the run's folder.
+        limit_gb: what is kept on disk at most, 10⁹ bytes.
+    """
+    folder = folder or _environment()
+    return Cache(out / ".cache" if folder is None else folder, int(limit_gb * 1e9), lasting=folder is not None)
+
+
+def named_cache(folder: Path | None, *, limit_gb: float = DEFAULT_GB) -> Cache:
+    """A cache that was asked for by its folder, or by AOI_CACHE.
+
+    Raises:
+        DataError: neither names one.
+    """
+    folder = folder or _environment()
+    if folder is None:
+        raise DataError("no cache is named", hint="give its folder, or set AOI_CACHE; a run without either has one under OUT/.cache")
+    return Cache(folder, int(limit_gb * 1e9))
+
+
+def _environment() -> Path | None:
+    named = os.environ.get("AOI_CACHE", "").strip()
+    return None if named.lower() in ("", "0", "off", "no", "none") else Path(named).expanduser() / "bench"

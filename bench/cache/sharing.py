@@ -1,0 +1,156 @@
+"""Fits and scores that are computed once for all arms, runs and processes that need them, whoever asks first."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from pydantic import BaseModel
+
+from aoi.bench.cache.store import Cache
+from aoi.bench.clock import Clock
+from aoi.bench.identity import code_identity, content_identity, features_identity
+from aoi.bench.ledger import identity_of
+from aoi.data.progress import Progress, silent
+from aoi.detect.detector import Detector, Scores
+from aoi.detect.features import FeatureSet
+from aoi.errors import ModelError
+
+SCHEMA = 1
+"""Raised whenever older scores would mean something else."""
+MEMORY = 2 * 2**30
+"""Bytes of fitted detectors kept in memory at most."""
+SCORING_ALONE = {
+    "patchcore": frozenset({"blur_sigma", "upsampling", "image_score", "neighbours"}),
+    "padim": frozenset({"blur_sigma", "upsampling"}),
+}
+"""Options of detectors that a fit does not depend on."""
+REMEMBERED = 256
+"""Results of `Sharing.once` kept in memory."""
+
+T = TypeVar("T")
+
+
+class Sharing:
+    """What detectors learned and said, by what decides it.
+
+    Args:
+        cache: where scores are kept.
+        device: where detectors compute.
+        clock: books the time of fits and scores.
+        memory: bytes of fitted detectors kept in memory; the longest unused go first.
+    """
+
+    def __init__(self, cache: Cache, *, device: str, clock: Clock | None = None, memory: int = MEMORY) -> None:
+        self.cache, self.device, self.clock, self._memory = cache, device, clock or Clock(), memory
+        self._fitted: OrderedDict[str, tuple[Detector, int]] = OrderedDict()
+        self._once: OrderedDict[str, object] = OrderedDict()
+
+    def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
+        """The result of `make`, which another arm with equal inputs may have made before; kept in memory, and nobody may change it.
+
+        Args:
+            what: names the computation.
+            inputs: all that decides it: feature sets, arrays, and what JSON takes.
+        """
+        key = identity_of([what, *(content_identity(each) for each in inputs)])
+        if key not in self._once:
+            self._once[key] = make()
+            while len(self._once) > REMEMBERED:
+                self._once.popitem(last=False)
+        self._once.move_to_end(key)
+        return cast(T, self._once[key])
+
+    def detector(self, made: Detector, layers: tuple[str, ...]) -> Detector:
+        """A detector like `made`, which has not been fitted and reads `layers`, that fits and scores only what nobody has before.
+
+        One that reads images instead of features is itself: what decides its scores is not all known here.
+        """
+        return SharedDetector(self, made, layers) if layers else made
+
+    def fitted(self, made: Detector, layers: tuple[str, ...], train: FeatureSet, progress: Progress = silent) -> Detector:
+        """`made` fitted on `train`; nobody may change it. Detectors that differ in how they score share a fit."""
+        if not layers:
+            made.fit(train, progress=progress)
+            return made
+        options = {k: v for k, v in made.options.model_dump(mode="json").items() if k not in SCORING_ALONE.get(made.name, ())}
+        key = identity_of([made.name, options, list(layers), made.seed, features_identity(train)])
+        if key not in self._fitted:
+            with self.clock.timed("fits"):
+                made.fit(train, progress=progress)
+            self._keep(key, made)
+        self._fitted.move_to_end(key)
+        found: Any = copy.copy(self._fitted[key][0])
+        found.options = made.options
+        return cast(Detector, found)
+
+    def _keep(self, key: str, detector: Detector) -> None:
+        self._fitted[key] = copy.copy(detector), sum(array.nbytes for array in detector.state().values())
+        while len(self._fitted) > 1 and sum(size for _, size in self._fitted.values()) > self._memory:
+            self._fitted.popitem(last=False)
+
+    def scores(self, made: Detector, layers: tuple[str, ...], train: FeatureSet, features: FeatureSet, progress: Progress) -> Scores:
+        """What `made`, fitted on `train`, says of `features`."""
+        options = made.options.model_dump(mode="json")
+        sets = [features_identity(train), features_identity(features)]
+        key = identity_of([SCHEMA, code_identity(), made.name, options, list(layers), made.seed, self.device, sets])[:32]
+
+        def make(folder: Path) -> Scores:
+            fitted = self.fitted(made, layers, train, progress)
+            with self.clock.timed("scores"):
+                found = fitted.score(features, progress=progress)
+            np.save(folder / "maps.npy", found.maps)
+            np.save(folder / "image_scores.npy", found.image_scores)
+            return found
+
+        return self.cache.fetch("scores", key, make, functools.partial(_read_scores, count=len(features)))
+
+
+def _read_scores(folder: Path, count: int) -> Scores | None:
+    maps, image_scores = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("maps", "image_scores"))
+    return Scores(maps, image_scores) if len(maps) == len(image_scores) == count else None
+
+
+class SharedDetector:
+    """A `Detector` whose `fit` only remembers the images: they are learned when a score is asked for that is on record nowhere."""
+
+    def __init__(self, sharing: Sharing, made: Detector, layers: tuple[str, ...]) -> None:
+        self._sharing, self._made, self._layers = sharing, made, layers
+        self._train: FeatureSet | None = None
+        self.name: str = made.name
+        self.options: BaseModel = made.options
+        self.seed: int = made.seed
+
+    def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
+        """Remember the features of good images."""
+        self._train = features
+
+    @property
+    def fitted(self) -> Detector:
+        """The detector itself, fitted; nobody may change it."""
+        if self._train is None:
+            raise ModelError(f"this {self.name} has not been fitted", hint="call fit")
+        return self._sharing.fitted(copy.copy(self._made), self._layers, self._train)
+
+    def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
+        """Score images; raises `ModelError` before `fit`."""
+        if self._train is None:
+            raise ModelError(f"this {self.name} has not been fitted", hint="call fit")
+        return self._sharing.scores(copy.copy(self._made), self._layers, self._train, features, progress)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything learned."""
+        return self.fitted.state()
+
+    def restore(self, state: Mapping[str, np.ndarray], image_size: tuple[int, int]) -> None:
+        """Not for a detector that is shared.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError("a shared detector learns from images alone", hint="restore a detector made by make_detector")

@@ -1,0 +1,1 @@
+"""What invented defects may do to a detector, one rule in each module."""

@@ -1,0 +1,171 @@
+"""What the arms of one data set, detector and seed share, and what every coupling gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from aoi.bench.cache.sharing import Sharing
+from aoi.bench.couplings.selection import Maker
+from aoi.bench.heldout import HeldOut, with_defects_on_both_sides
+from aoi.bench.material.images import RealImages, SynthImages
+from aoi.bench.plan import Plan
+from aoi.data.progress import Progress
+from aoi.detect.calibration import GoodScores, thresholds_from
+from aoi.detect.detector import Detector, Scores
+from aoi.detect.features import FeatureSet
+
+T = TypeVar("T")
+
+
+def _fit(detector: Detector, images: FeatureSet) -> Detector:
+    detector.fit(images)
+    return detector
+
+
+@dataclass(slots=True, eq=False)
+class Fits:
+    """The detector with the plan's own settings, fitted when somebody asks for it and kept for the next; nobody may change it."""
+
+    fresh: Callable[[], Detector]
+    """A detector that has not been fitted."""
+    train: FeatureSet
+    """Of the N good training images, the maps the detector reads."""
+    fold: np.ndarray
+    """N int64, the fold of each."""
+    whole: Detector | None = None
+    """Fitted on all of them."""
+    partial: Detector | None = None
+    """Fitted on those outside fold 0."""
+    fit: Callable[[Detector, FeatureSet], Detector] = _fit
+    """How a fresh one is fitted: perhaps somebody has done so before."""
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Positions of the images outside fold 0."""
+        return np.flatnonzero(self.fold != 0)
+
+    def on_all(self) -> Detector:
+        """Fitted on all good training images."""
+        if self.whole is None:
+            self.whole = self.fit(self.fresh(), self.train)
+        return self.whole
+
+    def without_fold_0(self) -> Detector:
+        """Fitted on those that may be learned from where fold 0 is held out."""
+        if self.partial is None:
+            self.partial = self.fit(self.fresh(), self.train.take(self.learned))
+        return self.partial
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """What all arms of one data set, detector and seed share."""
+
+    real: RealImages
+    synth: dict[str, SynthImages]
+    """By generator."""
+    test: Scores
+    """Of the real test images, by the detector fitted on all good training images."""
+    held_out: HeldOut
+    head_layers: tuple[str, ...]
+    """Feature maps a head reads, finest first."""
+    detector: str
+    make: Maker
+    """A detector of this kind with other settings."""
+    fits: Fits
+    """The detector with its own settings."""
+    seed: int
+    plan: Plan
+    sharing: Sharing | None = None
+    """Results that others share; None to compute everything anew."""
+
+    def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
+        """The result of `make`, unless another arm with equal inputs has it; see `Sharing.once`."""
+        return make() if self.sharing is None else self.sharing.once(what, inputs, make)
+
+    def with_first(self, amount: int | None, generator: str) -> Group:
+        """What one arm sees: the first `amount` defects of every generator (None for all), on both sides of the fold that is held out.
+
+        Args:
+            generator: the arm's own; `none` for the baseline.
+        """
+        synth = {name: images.first(amount) for name, images in self.synth.items()}
+        scores = {name: Scores(each.maps[:amount], each.image_scores[:amount]) for name, each in self.held_out.synth.items()}
+        fold, fits = self.held_out.fold, self.fits
+        if generator in synth:
+            fold = with_defects_on_both_sides(fold, synth[generator].sources)
+        if fold is not self.held_out.fold:
+            fits = replace(fits, fold=fold, partial=None)
+        return replace(self, synth=synth, held_out=HeldOut(self.held_out.good, scores, fold), fits=fits)
+
+    def kept(self, generator: str) -> np.ndarray:
+        """Which of a generator's defects are held out with fold 0; int64."""
+        return np.flatnonzero(self.held_out.fold[self.synth[generator].sources] == 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What an arm says about the real test images, and where it draws its lines."""
+
+    maps: np.ndarray
+    """T×H×W float32, raw."""
+    image_scores: np.ndarray
+    """T float64."""
+    image_threshold: float
+    pixel_threshold: float
+    details: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready: what the coupling chose."""
+
+
+CouplingRule = Callable[[Group, str, Progress], Outcome]
+
+
+def baseline(group: Group) -> Outcome:
+    """The detector alone: thresholds are percentiles of held-out good scores."""
+    good, plan = group.held_out.good, group.plan
+    asked = [good.maps, good.image_scores, plan.image_percentile, plan.pixel_percentile]
+    image, pixel = group.once("own thresholds", asked, lambda: _percentiles(group, good, np.arange(len(group.held_out.fold))))
+    return Outcome(group.test.maps, group.test.image_scores, image, pixel)
+
+
+def with_percentiles(group: Group, maps: np.ndarray, image_scores: np.ndarray, good: Scores, indices: np.ndarray) -> Outcome:
+    """An outcome whose thresholds are the plan's percentiles.
+
+    Args:
+        maps: T×H×W float32 of the test images.
+        image_scores: T float64.
+        good: scores of good images that what made `maps` has not seen.
+        indices: their positions in the training set.
+    """
+    image, pixel = _percentiles(group, good, indices)
+    return Outcome(maps, image_scores, image, pixel)
+
+
+def _percentiles(group: Group, good: Scores, indices: np.ndarray) -> tuple[float, float]:
+    """Thresholds of image scores and of pixels."""
+    found = thresholds_from(
+        GoodScores(good, indices, "crossval"), image_percentile=group.plan.image_percentile, pixel_percentile=group.plan.pixel_percentile
+    )
+    return found.image_threshold, found.pixel_threshold
+
+
+def from_fold_0(group: Group, maps: np.ndarray, good: Scores, details: dict[str, Any], image_scores: np.ndarray | None = None) -> Outcome:
+    """New maps, with thresholds from good images that what made the maps has not seen: those of fold 0.
+
+    Args:
+        group: what the arm shares with others.
+        maps: T×H×W float32 of the test images.
+        good: scores of the good images of fold 0.
+        details: JSON-ready.
+        image_scores: T float64; None for the detector's own, whose threshold comes from all held-out good images.
+    """
+    kept = np.flatnonzero(group.held_out.fold == 0)
+    outcome = with_percentiles(group, maps, group.test.image_scores if image_scores is None else image_scores, good, kept)
+    if image_scores is None:
+        own = float(np.percentile(group.held_out.good.image_scores, group.plan.image_percentile))
+        outcome = replace(outcome, image_threshold=own)
+    return replace(outcome, details=details)

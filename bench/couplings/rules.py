@@ -1,0 +1,177 @@
+"""What synthetic defects may do to a detector: set its thresholds, teach it a head, choose its settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from aoi.bench.anomalib.plan import TRAIN
+from aoi.bench.couplings.fusion import Choice, Judge, choose_fusion
+from aoi.bench.couplings.group import CouplingRule, baseline, from_fold_0
+from aoi.bench.couplings.group import Group as Group
+from aoi.bench.couplings.group import Outcome as Outcome
+from aoi.bench.couplings.negative import negative
+from aoi.bench.couplings.normals import normals
+from aoi.bench.couplings.segment import segment, segment_legacy
+from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.couplings.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
+from aoi.bench.couplings.train import train
+from aoi.bench.couplings.weighting import weight
+from aoi.bench.material.images import SynthImages
+from aoi.configs.strict import validated
+from aoi.data.progress import Progress, silent
+from aoi.detect.detector import Scores
+from aoi.detect.head import QUANTILES, WEIGHTS, Head, HeadOptions, fit_fusion, train_head
+from aoi.metrics.pro import aupro
+from aoi.metrics.ranking import f1_max, roc_curve
+
+
+def calibrate(group: Group, generator: str, progress: Progress = silent) -> Outcome:
+    """Thresholds between held-out good images and held-out synthetic defects; maps and scores stay the detector's own.
+
+    The image threshold has the largest share of defects found minus good parts rejected (Youden's J); the pixel threshold the largest
+    pixel F1 on the synthetic images. Both rules see synthetic truth only.
+    """
+    good, drawn, images = group.held_out.good, group.held_out.synth[generator], group.synth[generator]
+    image = youden_threshold(drawn.image_scores, good.image_scores)
+    pixel = strictly_below(f1_max(drawn.maps, images.masks).threshold, drawn.maps)
+    return Outcome(group.test.maps, group.test.image_scores, image, pixel, {"image_threshold": image, "pixel_threshold": pixel})
+
+
+def youden_threshold(defective: np.ndarray, good: np.ndarray) -> float:
+    """The threshold t with the largest share of `defective > t` minus share of `good > t`, midway between two scores."""
+    scores = np.concatenate([defective, good])
+    curve = roc_curve(scores, np.arange(len(scores)) < len(defective))
+    best = int(np.argmax(curve.rate - curve.fpr))
+    return strictly_below(float(curve.thresholds[best]), scores) if best else float(scores.max())
+
+
+def strictly_below(threshold: float, scores: np.ndarray) -> float:
+    """Midway between `threshold` and the next lower score, so that `score > result` means `score >= threshold`."""
+    lower = scores[scores < threshold]
+    below = float(lower.max()) if lower.size else threshold - 1.0
+    middle = (below + threshold) / 2
+    return middle if below <= middle < threshold else below
+
+
+def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
+    """A head taught by synthetic masks, fused with the one-class map; fold 0 is held out from it to standardise and to choose."""
+    images, good, fold = group.synth[generator], group.held_out.good, group.held_out.fold
+    settings = group.plan.head
+    options = validated(HeadOptions, settings.training, where="head.training")
+    learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
+    drawn = np.flatnonzero(fold[images.sources] != 0)
+    if not len(drawn):
+        return replace(baseline(group), details={"untaught": "every defect lies on the good images that are held out"})
+    trained, logits = _taught(group, images, learned, drawn, options, progress)
+    good_logits = trained.logits(group.real.train.take(kept))
+    weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)
+    quantiles = QUANTILES if settings.quantile == "auto" else (settings.quantile,)
+    if not settings.chooses:
+        chosen = Choice(fit_fusion(good.maps, good_logits, weight=weights[0], quantile=quantiles[0]), quantiles[0], {})
+    else:
+        judges = _judges(group, generator, trained, good_logits)
+        chosen = choose_fusion(good.maps, good_logits, judges, weights=weights, quantiles=quantiles)
+    fusion = chosen.fusion
+    maps = fusion.maps(group.test.maps, logits)
+    kept_scores = Scores(good.maps[kept], good.image_scores[kept])
+    fused_good = fusion.maps(kept_scores.maps, good_logits)
+    details = chosen.as_dict() | {"weight": fusion.weight, "level": fusion.level, "scale": fusion.scale, "image_rule": settings.image_rule}
+    scores = Scores(fused_good, fusion.image_scores(kept_scores, fused_good, settings.image_rule))
+    fused = None if settings.image_rule == "one-class" else fusion.image_scores(group.test, maps, settings.image_rule)
+    return from_fold_0(group, maps, scores, details, fused)
+
+
+def _taught(
+    group: Group, images: SynthImages, learned: np.ndarray, drawn: np.ndarray, options: HeadOptions, progress: Progress
+) -> tuple[Head, np.ndarray]:
+    """A head and its logits of the test images, which do not depend on the detector: the next one finds them."""
+    layers = group.head_layers
+    good, defects, masks = group.real.train.take(learned).only(layers), images.features.take(drawn).only(layers), images.masks[drawn]
+    said = [good, defects, masks, layers, options.model_dump(mode="json"), group.seed]
+    trained = group.once(
+        "head", said, lambda: train_head(good, defects, masks, layers=layers, options=options, seed=group.seed, progress=progress)
+    )
+    return trained, group.once("head logits", [*said, group.real.test], lambda: trained.logits(group.real.test))
+
+
+def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray) -> list[Judge]:
+    """Defects of the plan's judges on the good images of fold 0, and those images; the head's own teacher only where there is no other."""
+    clean = group.held_out.good.maps[group.held_out.fold == 0]
+    found = []
+    others = {name: group.kept(name) for name in group.plan.head.judges if name != generator}
+    others = {name: kept for name, kept in others.items() if len(kept)}
+    for name, kept in (others or {generator: group.kept(generator)}).items():
+        images = group.synth[name]
+        found.append(
+            Judge(
+                name,
+                np.concatenate([group.held_out.synth[name].maps[kept], clean]),
+                np.concatenate([trained.logits(images.features.take(kept)), good_logits]) if len(kept) else good_logits,
+                np.concatenate([images.masks[kept], np.zeros(clean.shape, bool)]),
+            )
+        )
+    return found
+
+
+def select(group: Group, generator: str, progress: Progress = silent) -> Outcome:
+    """The detector's settings that find held-out synthetic defects best, fitted on all good images.
+
+    Fold 0 is held out to choose; where good images are what a position is measured against, fold 1 is held out for that.
+    """
+    plan, real = group.plan.select, group.real
+    if not len(group.kept(generator)):
+        return replace(baseline(group), details={"unchanged": "no defect lies on the good images that are held out"})
+    material = _selection_material(group, generator)
+    trials = try_candidates(material, plan, group.detector, group.make, progress)
+    pick, candidates = chosen(trials.tried), plan.candidates[group.detector]
+    (raw,) = raw_maps(group.make, candidates[pick.candidate], real.train, real.test)
+    good, test = trials.good(pick), trials.finished(pick, raw)
+    details: dict[str, Any] = {
+        "chosen": pick.as_dict(candidates),
+        "tried": [each.as_dict(candidates) for each in trials.tried],
+        "image_score": plan.image_score,
+    }
+    if plan.oracle:
+        details |= _oracle(group, trials)
+    return from_fold_0(group, test.maps, good, details, test.image_scores if plan.image_score == "selected" else None)
+
+
+def _selection_material(group: Group, generator: str) -> Material:
+    images, fold, train = group.synth[generator], group.held_out.fold, group.real.train
+    apart = "position" in group.plan.select.grounds and int(fold.max()) > 1
+    drawn = group.kept(generator)
+    return Material(
+        train.take(np.flatnonzero(fold > (1 if apart else 0))),
+        train.take(np.flatnonzero(fold == 1)) if apart else None,
+        train.take(np.flatnonzero(fold == 0)),
+        images.features.take(drawn),
+        images.masks[drawn],
+    )
+
+
+def _oracle(group: Group, trials: Trials) -> dict[str, Any]:
+    """What every setting would have reached on the real test images; reported, never used."""
+    real, annotated, reached = group.real, group.real.annotated, {}
+    for number in trials.raw:
+        (raw,) = raw_maps(group.make, group.plan.select.candidates[group.detector][number], real.train, real.test)
+        for each in (each for each in trials.tried if each.candidate == number):
+            reached[each] = float(aupro(trials.finished(each, raw).maps[annotated], real.masks[annotated]))
+    test = [reached[each] for each in trials.tried]
+    return {"test": [round(value, 5) for value in test], **agreement([each.validation for each in trials.tried], test)}
+
+
+RULES: dict[str, CouplingRule] = {
+    "calibrate": calibrate,
+    "head": head,
+    "select": select,
+    "negative": negative,
+    "weight": weight,
+    "normals": normals,
+    "segment": segment,
+    TRAIN: train,
+    LEAKING: segment_legacy,
+}
+"""By the name a plan gives them."""

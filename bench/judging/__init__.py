@@ -1,0 +1,1 @@
+"""Does an arm help? Counts of every arm, intervals, p-values and verdicts."""

@@ -1,0 +1,253 @@
+"""Does an arm help? Paired intervals, permutation p-values, Holm's correction, and what the test set could have shown at all.
+
+The unit is the test image: baseline and arm see the same images, so images are resampled and exchanged as pairs, for all seeds at
+once. What differs between seeds (training, the draw of the defects) adds its own spread, with as few degrees of freedom as there are seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
+
+Verdict = Literal["helps", "hurts", "cannot tell"]
+RESAMPLES = 2000
+EXCHANGES = 1999
+LEVEL = 0.05
+"""Intervals cover 1 - LEVEL; a verdict needs a corrected p-value at or below it."""
+POWER = 0.8
+"""At which the minimum detectable effect is stated."""
+TYPE_RESAMPLES = 400
+TYPE_METRICS = ("pixel_aupro", "image_auroc")
+"""Metrics that are broken down by defect type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One metric of one arm against the detector alone."""
+
+    delta: float
+    """Mean over seeds."""
+    low: float
+    high: float
+    """The paired 95 % interval."""
+    p: float
+    """Two-sided, not corrected."""
+    detectable: float
+    """The smallest change this test set and these seeds would show with 80 % power, one comparison."""
+    unchanged: bool
+    """True where arm and baseline agree on every image: no hypothesis, hence not counted in the correction."""
+
+
+UNCHANGED = Finding(0.0, 0.0, 0.0, 1.0, 0.0, True)
+
+
+@dataclass(frozen=True, slots=True)
+class TypeFinding:
+    """One metric on good images and the images of one defect type; the interval is of the images alone and not corrected."""
+
+    label: str
+    n_images: int
+    baseline: float
+    value: float
+    delta: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """One arm at one seed with its metrics under every resample."""
+
+    rows: Rows
+    point: dict[str, np.ndarray]
+    resampled: dict[str, np.ndarray]
+    by_type: dict[str, dict[str, np.ndarray]]
+    """By defect type: 1 + R values of each metric of `TYPE_METRICS`, all images first."""
+
+
+@dataclass(eq=False)
+class Court:
+    """The resamples and exchanges of one test set, the same for every arm: comparisons stay paired and reproducible."""
+
+    labels: Sequence[str]
+    """The label of each test image, `good` or a defect type."""
+    good: str = "good"
+    resamples: int = RESAMPLES
+    exchanges: int = EXCHANGES
+    seed: int = 0
+    weights: np.ndarray = field(init=False)
+    swaps: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng([self.seed, 20170])
+        names = [self.good, *sorted(set(self.labels) - {self.good})]
+        strata = np.array([names.index(label) for label in self.labels])
+        self.weights = bootstrap_weights(strata, self.resamples, rng)
+        self.swaps = rng.integers(0, 2, (self.exchanges, len(strata)), dtype=np.uint8)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Defect types, sorted."""
+        return tuple(sorted(set(self.labels) - {self.good}))
+
+    @property
+    def image_freedom(self) -> int:
+        """Degrees of freedom of the spread over images: those of the smaller class, Welch's lower bound for two samples."""
+        good = sum(label == self.good for label in self.labels)
+        return max(1, min(good - 1, len(self.labels) - good - len(self.types)))
+
+    def side(self, evidence: Evidence, *, beside: Side | None = None, types: bool = True) -> Side:
+        """Resample one arm at one seed.
+
+        Args:
+            evidence: its counts.
+            beside: another arm at the same seed, such as the baseline: what both agree on is not computed again.
+            types: also resample each defect type.
+        """
+        rows = Rows.of(evidence)
+        point = rows.metrics(np.ones((1, len(self.labels))), None if beside is None else (beside.rows, beside.point))
+        resampled = rows.metrics(self.weights, None if beside is None else (beside.rows, beside.resampled))
+        everything = np.ones((1, len(self.labels)), np.float32)
+        by_type = {}
+        for label in self.types if types else ():
+            kept = np.array([each in (self.good, label) for each in self.labels], np.float32)
+            known = None if beside is None else (beside.rows, beside.by_type[label])
+            found = rows.metrics(np.concatenate([everything, self.weights[:TYPE_RESAMPLES]]) * kept, known)
+            by_type[label] = {name: found[name] for name in TYPE_METRICS}
+        return Side(rows, point, resampled, by_type)
+
+    def compare(self, before: Sequence[Side], after: Sequence[Side], exact: Mapping[str, Sequence[float | None]]) -> dict[str, Finding]:
+        """Judge an arm.
+
+        Args:
+            before, after: baseline and arm, one for each seed, in the same order.
+            exact: by metric, the exact change at each seed; the resamples, which count at fixed levels, are centred on it.
+
+        Returns:
+            By metric; without those that a seed leaves undefined.
+        """
+        swapped = self._exchanged(before, after)
+        found = {}
+        for name, deltas in exact.items():
+            known = [delta for delta in deltas if delta is not None]
+            if len(known) < len(before) or name not in before[0].point:
+                continue
+            spread = np.stack(
+                [new.resampled[name] - old.resampled[name] for old, new in zip(before, after, strict=True)]
+            )  # fmt: skip
+            grid = np.array([float(new.point[name][0] - old.point[name][0]) for old, new in zip(before, after, strict=True)])
+            if np.isfinite(spread).all() and np.isfinite(grid).all():
+                found[name] = self._finding(np.array(known), grid, spread, swapped.get(name, np.zeros(1)))
+        return found
+
+    def _exchanged(self, before: Sequence[Side], after: Sequence[Side]) -> dict[str, np.ndarray]:
+        """The mean change over seeds when images change sides at random; nothing where arm and baseline agree."""
+        found: dict[str, np.ndarray] = {}
+        for old, new in zip(before, after, strict=True):
+            first, second = old.rows.exchanged(new.rows, self.swaps)
+            for name in first:
+                found[name] = found.get(name, 0.0) + (second[name] - first[name]) / len(before)
+        return found
+
+    def _finding(self, deltas: np.ndarray, grid: np.ndarray, spread: np.ndarray, swapped: np.ndarray) -> Finding:
+        delta = float(deltas.mean())
+        if not np.any(deltas) and not np.any(spread):
+            return UNCHANGED
+        rng = np.random.default_rng([self.seed, 20171])
+        noise = SeedNoise.of(deltas)
+        images = spread.mean(0) - grid.mean() + delta
+        variance = float(images.var(ddof=1))
+        freedom = noise.freedom(variance, self.image_freedom)
+        drawn = images + noise.resampled(len(images), rng)
+        wider = _t(1 - LEVEL / 2, freedom) / _t(1 - LEVEL / 2, np.inf)
+        ends = (delta + (float(np.quantile(drawn, q)) - delta) * wider for q in (LEVEL / 2, 1 - LEVEL / 2))
+        low, high = (min(1.0, max(-1.0, end)) for end in ends)  # every metric lies in 0-1, so does no change leave -1 to 1
+        error = float(np.sqrt(variance + noise.variance))
+        detectable = error * (_t(1 - LEVEL / 2, freedom) + _t(POWER, freedom))
+        p = exchange_p(delta, swapped + rng.normal(size=len(swapped)) * np.sqrt(noise.variance), freedom)
+        return Finding(delta, low, high, p, detectable, False)
+
+    def by_type(self, before: Sequence[Side], after: Sequence[Side], metric: str) -> tuple[TypeFinding, ...]:
+        """The change of one metric for each defect type, good images common to all."""
+        found = []
+        for label in self.types:
+            old = np.mean([side.by_type[label][metric] for side in before], axis=0)
+            new = np.mean([side.by_type[label][metric] for side in after], axis=0)
+            if np.isfinite(old).all() and np.isfinite(new).all():
+                low, high = np.quantile((new - old)[1:], (LEVEL / 2, 1 - LEVEL / 2))
+                count = sum(each == label for each in self.labels)
+                found.append(TypeFinding(label, count, float(old[0]), float(new[0]), float(new[0] - old[0]), float(low), float(high)))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeedNoise:
+    """What the choice of seeds adds to the mean change."""
+
+    deviations: np.ndarray
+    """S, the change at each seed less their mean."""
+    variance: float
+    """Of the mean over seeds."""
+
+    @classmethod
+    def of(cls, deltas: np.ndarray) -> SeedNoise:
+        """With one seed nothing is known of it: the interval is then one for this seed."""
+        count = len(deltas)
+        return cls(deltas - deltas.mean(), float(deltas.var(ddof=1) / count) if count > 1 else 0.0)
+
+    def freedom(self, images: float, image_freedom: int) -> float:
+        """Degrees of freedom of the sum of both variances (Satterthwaite, Biometrics Bulletin 1946)."""
+        bottom = images**2 / image_freedom + (self.variance**2 / (len(self.deviations) - 1) if len(self.deviations) > 1 else 0.0)
+        return float((images + self.variance) ** 2 / bottom) if bottom > 0 else np.inf
+
+    def resampled(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Means of deviations drawn with replacement, brought to the unbiased variance."""
+        seeds = len(self.deviations)
+        if seeds < 2:
+            return np.zeros(count)
+        drawn = self.deviations[rng.integers(0, seeds, (count, seeds))].mean(1)
+        return np.asarray(drawn * np.sqrt(seeds / (seeds - 1)))
+
+
+def exchange_p(delta: float, null: np.ndarray, freedom: float) -> float:
+    """Two-sided p-value of a change among exchanged ones (Bandos, Rockette and Gur, Statistics in Medicine 2005).
+
+    Args:
+        delta: the change.
+        null: changes after random exchanges, with the spread of the seeds added as normal noise.
+        freedom: degrees of freedom of the spread: the normal quantile of the p-value is read as Student's t, as Welch's test does,
+            because a spread known from three seeds is itself uncertain.
+    """
+    from scipy.stats import norm, t
+
+    extreme = np.abs(null[np.isfinite(null)]) >= abs(delta) - 1e-12
+    p = (1 + int(extreme.sum())) / (1 + len(extreme))
+    return float(min(1.0, 2 * t.sf(norm.isf(p / 2), freedom))) if np.isfinite(freedom) else p
+
+
+def _t(probability: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(probability, freedom))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number so that the chance of any false alarm stays at its level (Holm, Scand. J. Stat. 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    found, worst = [0.0] * len(p_values), 0.0
+    for position, index in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - position) * p_values[index]))
+        found[index] = worst
+    return found
+
+
+def verdict(finding: Finding, p_holm: float, *, higher_is_better: bool) -> Verdict:
+    """What may be said: the corrected p-value and the interval must agree."""
+    if p_holm > LEVEL or finding.low <= 0 <= finding.high:
+        return "cannot tell"
+    return "helps" if (finding.delta > 0) == higher_is_better else "hurts"

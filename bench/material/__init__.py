@@ -1,0 +1,1 @@
+"""What an ablation works on: real images, invented defects, and the guard between them."""

@@ -1,0 +1,203 @@
+"""The answer of an ablation in plain words: for each data set and detector, do invented defects help, and at what price?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.report.data import Finished, Row, arm_name, cell_key
+
+Word = Literal["yes", "yes, slightly", "not shown", "no"]
+MAIN = "pixel_aupro"
+"""The metric the answer is about."""
+RATES = ("escape_rate", "overkill_rate")
+SLIGHT = 0.01
+"""Gains below it are shown, but few would notice them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one data set and detector say."""
+
+    dataset: str
+    detector: str
+    word: Word
+    """`yes` (slightly where the gain is below `SLIGHT`): an arm is shown to help; `no`: every arm that moves anything is shown to hurt;
+    else nothing is shown."""
+    text: str
+    best: Row | None
+    """The arm named in the text."""
+
+    def line(self) -> str:
+        """For a terminal or a list."""
+        return f"{self.dataset}, {self.detector}: {self.word}. {self.text}"
+
+
+def answers(finished: Finished) -> list[Answer]:
+    """One for each data set, detector and condition."""
+    return [found for dataset, detector in finished.groups() if (found := _answer(finished, dataset, detector))]
+
+
+def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
+    arms = [row for row in finished.arms(dataset, detector, MAIN) if row["coupling"] != LEAKING]
+    if not arms:
+        return None
+    judged = [row for row in arms if row.get("verdict")]
+    if not judged:
+        text = "Nothing can be told of any arm: the run kept no counts for statistics."
+        return Answer(dataset, detector, "not shown", text, None)
+    several, only = finished.several(dataset), _thresholds_only(finished, dataset, detector)
+    helped = sorted((row for row in judged if row["verdict"] == "helps"), key=lambda row: -row["delta"])
+    moved = [row for row in judged if not unmoved(row)]
+    tally = _tally(judged, helped)
+    if helped:
+        best, others = helped[0], by_metric(finished, helped[0])
+        text = _joined(_gain(best, several=several), image_score(others.get("image_auroc")), at_thresholds(others), only, tally)
+        slight: Word = "yes" if best["delta"] >= SLIGHT else "yes, slightly"
+        return Answer(dataset, detector, slight, text, best)
+    if not moved:
+        return Answer(dataset, detector, "not shown", _joined("No arm changed where defects are found.", only, tally), None)
+    near = max(moved, key=lambda row: row["delta"])
+    word: Word = "no" if all(row["verdict"] == "hurts" for row in moved) else "not shown"
+    return Answer(dataset, detector, word, _joined(_nearest(near, several=several), only, tally), near)
+
+
+def _joined(*said: str) -> str:
+    return " ".join(each for each in said if each)
+
+
+def unmoved(row: Mapping[str, Any]) -> bool:
+    """True where arm and baseline agree exactly."""
+    return row["delta"] == 0 and row.get("ci_low") == 0 and row.get("ci_high") == 0
+
+
+def by_metric(finished: Finished, row: Mapping[str, Any]) -> dict[str, Row]:
+    """All rows of the arm that a row is of."""
+    return {other["metric"]: other for other in finished.rows if cell_key(other) == cell_key(row)}
+
+
+def _gain(row: Row, *, several: bool) -> str:
+    return (
+        f"{arm_name(row, amount=several)} finds defective areas better: AUPRO@0.3 {row['baseline']:.3f} → {row['value']:.3f}, "
+        f"a gain of {row['delta']:.3f} (95 %: {row['ci_low']:.3f} to {row['ci_high']:.3f})."
+    )
+
+
+def _nearest(row: Row, *, several: bool) -> str:
+    name, change = arm_name(row, amount=several), f"{row['delta']:+.3f} (95 %: {row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
+    if row["verdict"] == "hurts":
+        return f"Even the best arm, {name}, finds defective areas worse: AUPRO@0.3 {change}."
+    said = f"The most hopeful arm, {name}, changes AUPRO@0.3 by {change}"
+    if row["ci_low"] > 0:
+        return f"{said}, but among so many arms chance alone may do that (corrected p {row['p_holm']:.2f})."
+    return f"{said}; a change of {row['detectable']:.3f} would most likely have shown." if row.get("detectable") else f"{said}."
+
+
+def image_score(row: Row | None) -> str:
+    """What became of the good-or-bad decision."""
+    if row is None or row["value"] is None or row.get("verdict") is None:
+        return ""
+    if unmoved(row):
+        return f"The image score is untouched (image AUROC {row['value']:.3f})."
+    change = f"image AUROC {row['baseline']:.3f} → {row['value']:.3f}"
+    said = {"helps": "The image score gets better", "hurts": "But the image score gets worse"}
+    return f"{said.get(row['verdict'], 'Of the image score nothing can be told')}: {change}."
+
+
+def at_thresholds(rows: Mapping[str, Row]) -> str:
+    """Escapes and overkill in parts of a hundred."""
+    found = [rows.get(name) for name in RATES]
+    shares = [(100 * row["baseline"], 100 * row["value"]) for row in found if row and row["value"] is not None]
+    if len(shares) < 2:
+        return ""
+    (missed, misses), (cost, costs) = shares
+    if (missed, cost) == (misses, costs):
+        said = f"it passes {parts(misses)} of 100 defective parts and rejects {parts(costs)} of 100 good ones"
+        return f"At its threshold nothing changes: {said}."
+    return (
+        f"At its own threshold it passes {parts(misses)} of 100 defective parts (before: {parts(missed)}) "
+        f"and rejects {parts(costs)} of 100 good ones (before: {parts(cost)})."
+    )
+
+
+def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
+    """What the arm that only sets thresholds does to escapes and overkill: the one that decides best."""
+    arms = [by_metric(finished, row) for row in finished.headline(dataset, detector, MAIN) if row["coupling"] == "calibrate"]
+    known = [found for found in arms if all(name in found and found[name]["value"] is not None for name in RATES)]
+    if not known:
+        return ""
+    best = min(known, key=lambda found: sum(found[name]["value"] for name in RATES))
+    (missed, misses), (cost, costs) = ((100 * best[name]["baseline"], 100 * best[name]["value"]) for name in RATES)
+    if (missed, cost) == (misses, costs):
+        return ""
+    return (
+        f"With nothing but its thresholds set by invented defects ({arm_name(best[RATES[0]])}) it passes {parts(misses)} of 100 defective "
+        f"parts (before: {parts(missed)}) and rejects {parts(costs)} of 100 good ones (before: {parts(cost)})."
+    )
+
+
+def parts(share: float) -> str:
+    """Of a hundred; whole where that says enough."""
+    return f"{share:.0f}" if share >= 10 or abs(share - round(share)) < 0.05 else f"{share:.1f}"
+
+
+def _tally(judged: Sequence[Row], helped: Sequence[Row]) -> str:
+    hurt, still = sum(row["verdict"] == "hurts" for row in judged), sum(map(unmoved, judged))
+    open_ = len(judged) - len(helped) - hurt - still
+    counted = [(len(helped), "help"), (hurt, "hurt"), (open_, "cannot be told"), (still, "leave it exactly as it was")]
+    said = [f"{count} {what}{'s' if count == 1 and what in ('help', 'hurt') else ''}" for count, what in counted if count]
+    return f"Of {len(judged)} {'arm' if len(judged) == 1 else 'arms'}: {', '.join(said)}.".replace("1 leave it", "1 leaves it")
+
+
+def overall(finished: Finished) -> str | None:
+    """Which arm helps most often over data sets and detectors; None where there is one of them only."""
+    tally: dict[tuple[str, str], list[Row]] = {}
+    groups = finished.main_groups()
+    for dataset, detector in groups:
+        for row in finished.headline(dataset, detector, MAIN):
+            if row.get("verdict") and row["coupling"] != LEAKING:
+                tally.setdefault((row["generator"], row["coupling"]), []).append(row)
+    if len(groups) < 2 or not tally:
+        return None
+
+    def worth(rows: list[Row]) -> tuple[int, float]:
+        good, bad = (sum(row["verdict"] == word for row in rows) for word in ("helps", "hurts"))
+        return good - bad, float(np.mean([row["delta"] for row in rows]))
+
+    rows = max(tally.values(), key=worth)
+    good, bad = (sum(row["verdict"] == word for row in rows) for word in ("helps", "hurts"))
+    every = f"{len(rows)} combinations of data set and detector"
+    if not good:
+        return f"No arm is shown to help in any of {every}."
+    mean = float(np.mean([row["delta"] for row in rows]))
+    return (
+        f"Over all, {arm_name(rows[0])} helps most often: it raises AUPRO@0.3 in {good} of {every}, "
+        f"lowers it in {bad or 'none'}, and changes it by {mean:+.3f} on average."
+    )
+
+
+def warnings(finished: Finished) -> list[str]:
+    """What must not be overlooked: protocols that leak, pictures that look like test images, one seed only."""
+    said = []
+    leaking = sorted({row["generator"] for row in finished.rows if row["coupling"] == LEAKING})
+    if leaking:
+        said.append(
+            f"NO EVIDENCE: {LEAKING} ({', '.join(leaking)}) chose its epoch on the test images, as the field does. Its figures leak, "
+            "are shown for comparison with published tables only, and get no verdict."
+        )
+    for name, notes in (finished.results.get("notes") or {}).items():
+        said += [f"{name}, {about}: {line}" for about, note in notes.items() for line in note.get("said", ())]
+    if len(finished.results["plan"]["seeds"]) == 1:
+        said.append("One seed: the intervals speak of these test images and this one training, not of another seed.")
+    return said
+
+
+def sentences(finished: Finished) -> list[str]:
+    """The answer as lines of text."""
+    first = overall(finished)
+    leaks = [line for line in warnings(finished) if line.startswith("NO EVIDENCE")]
+    return [*([first] if first else []), *(each.line() for each in answers(finished)), *leaks]
