@@ -145,33 +145,74 @@ def elsewhere() -> type[Elsewhere]:
 
 
 @pytest.fixture
-def kill_a_worker():
-    """Kills a Ray worker that is performing a task, once a condition holds, while the test goes on; returns who died."""
-    import psutil
+def once():
+    """Does something in a thread, once it can, while the test goes on; returns a list that then holds what came of it."""
+    stop, threads = threading.Event(), []
 
-    deaths: list[int] = []
-    stop = threading.Event()
-    threads = []
+    def watch(act, found: list[int]) -> None:
+        while not found and not stop.wait(0.02):
+            if (result := act()) is not None:
+                found.append(result)
 
-    def busy() -> int | None:
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if process.name().startswith("ray::_perform"):
-                    return process.pid
-        return None
-
-    def watch(when) -> None:
-        while not deaths and not stop.wait(0.02):
-            if when() and (pid := busy()) is not None:
-                os.kill(pid, signal.SIGKILL)
-                deaths.append(pid)
-
-    def start(when) -> list[int]:
-        threads.append(threading.Thread(target=watch, args=(when,)))
+    def start(act) -> list[int]:
+        found: list[int] = []
+        threads.append(threading.Thread(target=watch, args=(act, found)))
         threads[-1].start()
-        return deaths
+        return found
 
     yield start
     stop.set()
     for thread in threads:
         thread.join()
+
+
+def busy_worker(root: int) -> int | None:
+    """A Ray worker that is performing a task, among the descendants of a process."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(root).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::_perform"):
+                    return process.pid
+    return None
+
+
+@pytest.fixture
+def kill_a_worker(once):
+    """Kills a Ray worker that is performing a task, once a condition holds, while the test goes on; returns who died."""
+
+    def kill(when) -> int | None:
+        if when() and (pid := busy_worker(os.getpid())) is not None:
+            os.kill(pid, signal.SIGKILL)
+            return pid
+        return None
+
+    return lambda when: once(lambda: kill(when))
+
+
+@pytest.fixture
+def lose_a_node(once):
+    """A Ray cluster of two nodes with a core each, this process connected to the first.
+
+    Takes the second away without a farewell, in the midst of a task of its own, once a condition holds; returns which worker that ended.
+    """
+    import ray
+    from ray.cluster_utils import Cluster
+
+    quiet = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    seconds = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": seconds, **quiet})
+    second = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    ray.init(address=cluster.address, log_to_driver=False)
+    raylet = second.all_processes["raylet"][0].process.pid
+
+    def lose(when) -> int | None:
+        if when() and (pid := busy_worker(raylet)) is not None:
+            cluster.remove_node(second, allow_graceful=False)
+            return pid
+        return None
+
+    yield lambda when: once(lambda: lose(when))
+    ray.shutdown()
+    cluster.shutdown()

@@ -146,6 +146,22 @@ def test_a_worker_killed_midway_changes_no_number(parts, small_plan, tmp_path, k
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_node_lost_midway_changes_no_number(parts, small_plan, tmp_path, lose_a_node) -> None:
+    from aoi.engine.cluster import RayEngine
+
+    plan, out, said = small_plan(parts, backbone="aoi-small", detectors=("padim",), seeds=(0, 1, 2)), tmp_path / "there", []
+    run_bench(plan, tmp_path / "here")
+    losses = lose_a_node(lambda: len(list(out.glob("arms/*.json"))) > 2)
+    result = run_bench(plan, out, engine=RayEngine(cpus=1, say=said.append))
+    assert losses
+    assert any("trying again" in text for text in said)
+    assert result.computed == 15
+    compare(tmp_path / "here", out)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_command_on_a_cluster_of_its_own(parts, tmp_path) -> None:
     """Run from a folder of its own with relative paths, which workers must understand."""
     shutil.copytree(parts, tmp_path / "disc")
