@@ -13,7 +13,9 @@ from aoi.bench.cache.store import Cache, Reading
 from aoi.bench.clock import Clock
 from aoi.bench.material.images import RealImages, check_datasets, dataset_names
 from aoi.bench.plan import Plan
-from aoi.bench.run import Run, prepare, real_sets, run_seed
+from aoi.bench.portion import run_seed
+from aoi.bench.run import prepare, real_sets
+from aoi.bench.state import Run
 from aoi.data.progress import silent
 from aoi.data.sample import Dataset
 from aoi.engine.work import Engine, Needs, Task, Work

@@ -1,0 +1,105 @@
+"""The arms of one seed and so many good images: defects are made once, detectors fitted once, and every arm kept as it is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+from aoi.bench.arms import Arm, cell_of, generator_slug, synth_name
+from aoi.bench.cache.sharing import Sharing
+from aoi.bench.couplings.group import Fits, Group, baseline
+from aoi.bench.couplings.rules import RULES
+from aoi.bench.detectors import folds_for, fresh_detector
+from aoi.bench.heldout import cross_validate
+from aoi.bench.material.images import RealImages, SynthImages
+from aoi.bench.material.sources import Place, defects
+from aoi.bench.measure import arm_metrics
+from aoi.bench.plan_options import Candidate
+from aoi.bench.state import Run
+from aoi.detect.detector import Detector, detector_family
+
+
+def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str]) -> None:
+    """The arms of one seed and so many good images: defects are made once and serve every detector, coupling and degradation.
+
+    Args:
+        tests: the real images by degradation.
+    """
+    tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
+    real = next(iter(tests.values()))
+    makers = [arm.generator for arm in wanted if not arm.is_baseline]
+    judges = run.plan.head.judges if run.plan.head.chooses and any(arm.coupling == "head" for arm in wanted) else ()
+    sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
+    with run.cache.reading() as cache:
+        synth = {}
+        for generator in dict.fromkeys([*makers, *judges]):
+            with run.timed(f"synth {generator}"):
+                folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
+                place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
+                synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
+                run.notes.keep(real.name, generator, (seed, shots), said=synth[generator].said, near=synth[generator].near)
+        for detector in run.plan.detectors:
+            arms = [arm for arm in wanted if arm.detector == detector]
+            if arms:
+                needed = dict.fromkeys(arm.condition.degradation for arm in arms)
+                groups = _groups(run, {name: tests[name] for name in needed}, synth, detector, seed, sharing)
+                for arm in arms:
+                    _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
+
+
+def _groups(
+    run: Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, sharing: Sharing
+) -> dict[str, Group]:
+    """By degradation what arms share: the detector is fitted once."""
+    layers = run.layers[detector]
+
+    def fresh() -> Detector:
+        return fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed)
+
+    def shared() -> Detector:
+        return sharing.detector(fresh(), layers)
+
+    train = next(iter(tests.values())).train.only(layers)
+    with run.timed("test scores"):
+        fitted = shared()
+        fitted.fit(train)
+        scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
+    with run.timed("held-out scores"):
+        drawn = {name: (images.features.only(layers), images.sources) for name, images in synth.items()}
+        held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
+    fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
+    make = partial(_variant, run, detector, seed, sharing)
+    return {
+        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing)
+        for name, real in tests.items()
+    }
+
+
+def _variant(run: Run, detector: str, seed: int, sharing: Sharing, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
+    """A detector with a candidate's settings, without smoothing, and the feature maps it reads."""
+    layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
+    options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
+    return sharing.detector(fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers), layers
+
+
+def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
+    began = time.perf_counter()
+    with run.timed(arm.coupling if not arm.is_baseline else "baseline"):
+        outcome = baseline(group) if arm.is_baseline else RULES[arm.coupling](group, arm.generator, run.progress)
+        metrics = arm_metrics(outcome, group)
+    with run.timed("evidence"):
+        evidence = run.archive.keep(outcome, group.real, pictures=arm.seed == run.plan.seeds[0])
+    record = {
+        "arm": cell_of(arm, run.plan.most).named() | {"seed": arm.seed},
+        "metrics": metrics,
+        "image_threshold": outcome.image_threshold,
+        "pixel_threshold": outcome.pixel_threshold,
+        "details": outcome.details,
+        "evidence": evidence,
+        "counts": group.real.counts,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    run.ledger.write(arm, identity, record)
+    run.records[arm] = record
+    run.progress("bench", len(run.records), run.total)
