@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from aoi.detect.precision import HALF_UNIT, exact_products, has_coarse_products, product_error, rounding_errors, thirds
+from aoi.detect.precision import exact_products, has_coarse_products, highest_of_nearest, sum_error, thirds
 
 TILE, BLOCK = (512, 4096), (128, 256)
 """Rows and points of one product at most, and what both are rounded up to: few shapes, since libraries keep memory for every shape."""
-GROUP = 64
-"""Points of a product that are looked at together."""
+ROWS = 2048
+"""Rows of one product where there are many: with as many results, fewer points are read more often, which is a third faster."""
+GROUP = 128
+"""Points of a product that are looked at together; neighbours in memory."""
+_KEPT = 1 << 15
+"""Groups put aside at most."""
 _PAIRS = 512
 """Differences computed at once."""
 _NEVER = 1e30
@@ -34,6 +39,7 @@ class Points:
         coarse: whether products are taken in bfloat16; None where the hardware is faster at it. The answer is the same.
         lookup: gives the points of some numbers again, n int64 to n×D float32, where the caller has them anyway: then coarse products
             need no second copy of them.
+        rows: for how many the nearest is looked for at once, at most.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Points:
         *,
         coarse: bool | None = None,
         lookup: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        rows: int | None = None,
     ) -> None:
         self.coarse = has_coarse_products(device) if coarse is None else coarse
         self.count = 0
@@ -57,12 +64,13 @@ class Points:
         self.roughest = torch.zeros((), device=device)
         """The greatest norm, and the greatest error of rounding."""
         kind = torch.bfloat16 if self.coarse else torch.float32
-        self._products = torch.empty(TILE[0] * min(TILE[1], room), device=device, dtype=kind)
-        self._codes, self._queries = self.values, torch.zeros((TILE[0], depth), device=device)
+        rows = -(-(rows or TILE[0]) // BLOCK[0]) * BLOCK[0]
+        self._products = torch.empty(min(max(TILE[0] * TILE[1], rows * BLOCK[1]), rows * room), device=device, dtype=kind)
+        self._codes, self._queries = self.values, torch.zeros((rows, depth), device=device)
         """What products are taken of: the points and rows themselves, or their longer bfloat16 forms."""
         if self.coarse:
             width = -(-(depth + _MORE) // 32) * 32
-            self._codes, self._queries = (torch.zeros((rows, width), device=device, dtype=kind) for rows in (room, TILE[0]))
+            self._codes, self._queries = (torch.zeros((count, width), device=device, dtype=kind) for count in (room, rows))
             self._codes[:, depth : depth + 3] = 1
             self._codes[:, depth + 3] = _NEVER
             self._queries[:, depth + 3 : depth + _MORE] = 1
@@ -70,67 +78,90 @@ class Points:
     def add(self, rows: torch.Tensor) -> None:
         """Add n×D float32."""
         new = slice(self.count, self.count + len(rows))
-        norms = torch.linalg.vector_norm(rows, dim=1)
+        codes = rows.bfloat16() if self.coarse else rows
+        norms, errors = self._measured(rows, codes)
         self.half[new] = norms.square() / 2
         if self._lookup is None:
             self.values[new] = rows
         if self.coarse:
             depth = rows.shape[1]
-            self._codes[new, :depth] = rows.bfloat16()
+            self._codes[new, :depth] = -codes
             self._codes[new, depth + 3 : depth + _MORE] = thirds(self.half[new])
         self.largest = torch.maximum(self.largest, norms.max())
-        self.roughest = torch.maximum(self.roughest, rounding_errors(rows, coarse=self.coarse).max())
+        self.roughest = torch.maximum(self.roughest, errors.max())
         self.count += len(rows)
 
     def nearest(self, rows: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest point to every row, from number `first` on.
+        """The nearest point to every row, from number `first` on; of several the one with the least number.
 
-        A product in fewer bits is off by no more than `product_error` says, and its result is rounded once more: whichever point comes
-        within twice that of the best is a candidate, and no other can be the nearest. Candidates are compared by their differences.
+        Of the distances of rounded points, which products in fewer bits are, `highest_of_nearest` says how great the nearest one's can
+        be: whatever is up to that is a candidate, and no other can be the nearest. Candidates are compared by their differences. Groups
+        of points with candidates are put aside, and looked into once the best of all is known: by then most have none.
 
         Args:
-            rows: n×D float32, at most `TILE[0]`.
+            rows: n×D float32, at most as many as were said.
             first: less than `count`.
 
         Returns:
-            n float64 squared Euclidean distances and n int64 numbers.
+            n float64 squared Euclidean distances and n int64 numbers; infinite and 0 for rows that are not finite.
         """
-        window, share = self._ask(rows)
+        errors, sums = self._ask(rows)
         best = torch.full((len(rows),), torch.inf, device=rows.device)
-        distance = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
-        number = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        found = _Found.none(len(rows), rows.device)
+        kept: list[_Groups] = []
         low = first - first % BLOCK[1]
-        while low < self.count:
-            high = min(low + TILE[1], -(-self.count // BLOCK[1]) * BLOCK[1])
-            groups = self._halves(len(rows), low, high).view(len(rows), GROUP, -1)
-            lowest = self._least(groups)
-            best = torch.minimum(best, lowest.amin(1))
-            cut = best + window + share * best
-            row, group = (lowest <= cut[:, None]).nonzero(as_tuple=True)
-            member, which = (groups[row, :, group] <= cut[row, None]).nonzero(as_tuple=True)
-            row, point = row[member], which * lowest.shape[1] + group[member] + low
-            exact = self._squared(rows, row, point)
-            distance.scatter_reduce_(0, row, exact, "amin")
-            hit = exact == distance[row]
-            number[row[hit]] = point[hit]
+        while low < self.count and len(rows):
+            high = min(low + self._wide(len(rows)), -(-self.count // BLOCK[1]) * BLOCK[1])
+            groups = self._ordered(self._halves(len(rows), low, high)).view(-1, GROUP)
+            lowest = groups.amin(1).view(len(rows), -1)
+            best = torch.minimum(best, self._numbers(lowest.amin(1)))
+            row, group = (lowest <= self._cut(best, errors, sums)[:, None]).nonzero(as_tuple=True)
+            where = row * lowest.shape[1] + group
+            kept.append(_Groups(row, low + group * GROUP, lowest.view(-1)[where], groups.index_select(0, where)))
             low = high
-        return distance, number
+            if low >= self.count or sum(len(each.row) for each in kept) > _KEPT:
+                self._settle(rows, kept, self._cut(best, errors, sums), found)
+                kept = []
+        return found.distance, found.number.where(found.number < self.count, 0)
 
-    def _ask(self, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Put the rows where products take them from; how far above the least a candidate may be, n float32 and a share of the least."""
-        count, depth = rows.shape
-        norms, errors = torch.linalg.vector_norm(rows, dim=1), rounding_errors(rows, coarse=self.coarse)
-        error = product_error(norms, errors, self.largest, self.roughest, depth)
-        self._queries[:count, :depth] = -rows
+    def _settle(self, rows: torch.Tensor, kept: list[_Groups], cut: torch.Tensor, found: _Found) -> None:
+        """Compare what the groups that were put aside hold up to `cut` by differences."""
+        row, start, lowest, members = (
+            torch.cat(parts) for parts in zip(*((g.row, g.start, g.lowest, g.members) for g in kept), strict=True)
+        )
+        for near in torch.split((lowest <= cut[row]).nonzero()[:, 0], _KEPT // 4):
+            own = row[near]
+            which, member = (members.index_select(0, near) <= cut[own, None]).nonzero(as_tuple=True)
+            own, point = own[which], start[near[which]] + member
+            found.add(own, point, self._squared(rows, own, point))
+
+    def _measured(self, rows: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Norms of what products are taken of, and how far that is from the rows, each n float32."""
         if not self.coarse:
-            return 2 * error, 0.0
-        self._queries[:count, depth : depth + 3] = thirds(norms.square() / 2)
-        error = error + self._queries.shape[1] * 2.0**-24 * (norms + self.largest).square()
-        return 2 * error + 8 * HALF_UNIT * error, 4 * HALF_UNIT
+            return torch.linalg.vector_norm(rows, dim=1), torch.zeros(len(rows), device=rows.device)
+        rounded = codes.float()
+        return torch.linalg.vector_norm(rounded, dim=1), torch.linalg.vector_norm(rows - rounded, dim=1)
+
+    def _ask(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put the rows where products take them from; errors of rounding and of sums, each n float32."""
+        count, depth = rows.shape
+        queries = self._queries[:count]
+        if not self.coarse:
+            torch.neg(rows, out=queries)
+            return torch.zeros(count, device=rows.device), sum_error(torch.linalg.vector_norm(rows, dim=1), self.largest, depth)
+        queries[:, :depth] = rows
+        norms, errors = self._measured(rows, queries[:, :depth])
+        queries[:, depth : depth + 3] = thirds(norms.square() / 2)
+        return errors + self.roughest, sum_error(norms, self.largest, queries.shape[1])
+
+    def _wide(self, count: int) -> int:
+        """Points of one product with `count` rows: as many as there is room for."""
+        rows = -(-count // BLOCK[0]) * BLOCK[0]
+        return max(BLOCK[1], min(TILE[1], len(self._products) // rows // BLOCK[1] * BLOCK[1]))
 
     def _halves(self, count: int, low: int, high: int) -> torch.Tensor:
         """|q - c|²/2 in bfloat16 if coarse, else less |q|²/2 in float32, which the nearest point minimises."""
-        rows = min(-(-count // BLOCK[0]) * BLOCK[0], TILE[0])
+        rows = -(-count // BLOCK[0]) * BLOCK[0]
         product = self._products[: rows * (high - low)].view(rows, high - low)
         with exact_products(self._products.device):
             queries, points = self._queries[:rows], self._codes[low:high].T
@@ -140,22 +171,70 @@ class Points:
                 torch.addmm(self.half[None, low:high], queries, points, out=product)
         return product[:count]
 
-    def _least(self, groups: torch.Tensor) -> torch.Tensor:
-        """The least of every group, float32; never negative if coarse."""
+    def _ordered(self, product: torch.Tensor) -> torch.Tensor:
+        """What is ordered as a product is, and compared faster: if coarse, the bits of positive numbers, int16.
+
+        A squared distance is below zero by rounding alone, and among such the order is reversed: all are as good as zero.
+        """
+        return product.view(torch.int16) if self.coarse else product
+
+    def _numbers(self, ordered: torch.Tensor) -> torch.Tensor:
+        """The numbers that `_ordered` stands for, float32; never negative if coarse."""
+        return ordered.clamp_min(0).view(torch.bfloat16).float() if self.coarse else ordered
+
+    def _cut(self, best: torch.Tensor, errors: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        """The greatest that a candidate may have, in the terms of `_ordered`, n."""
         if not self.coarse:
-            return groups.amin(1)
-        # Positive numbers are in the order of their bits, and integers are compared three times as fast. A squared distance is below zero
-        # by rounding alone, and then comes out as the least of its group, whichever it is: as good as zero.
-        return groups.view(torch.int16).amin(1).view(torch.bfloat16).float().clamp_min_(0)
+            return best + 2 * sums
+        highest = highest_of_nearest(best, errors, sums).nan_to_num_(nan=-1.0)  # the bits of what is no number are greater than most
+        return (highest.view(torch.int32) >> 16).short()
 
     def _squared(self, rows: torch.Tensor, row: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
         """Squared distances of pairs from their differences, float64: exact where the expanded form would cancel."""
         pairs = zip(torch.split(row, _PAIRS), torch.split(point, _PAIRS), strict=True)
-        return torch.cat([(rows[a] - self.at(b)).square_().sum(1, dtype=torch.float64) for a, b in pairs])
+        return torch.cat([(rows.index_select(0, a) - self.at(b)).square_().sum(1, dtype=torch.float64) for a, b in pairs])
 
     def at(self, numbers: torch.Tensor) -> torch.Tensor:
         """The points of some numbers, n×D float32."""
-        return self.values[numbers] if self._lookup is None else self._lookup(numbers)
+        return self.values.index_select(0, numbers) if self._lookup is None else self._lookup(numbers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Groups:
+    """n groups of points that may hold the nearest to a row."""
+
+    row: torch.Tensor
+    """n int64."""
+    start: torch.Tensor
+    """The number of the first point, n int64."""
+    lowest: torch.Tensor
+    """n, as `Points._ordered`."""
+    members: torch.Tensor
+    """n×GROUP, likewise."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """The nearest to each row so far."""
+
+    distance: torch.Tensor
+    """Squared, n float64."""
+    number: torch.Tensor
+    """n int64."""
+
+    @classmethod
+    def none(cls, count: int, device: torch.device) -> _Found:
+        """Nothing yet."""
+        distance = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
+        return cls(distance, torch.full((count,), torch.iinfo(torch.int64).max, device=device))
+
+    def add(self, row: torch.Tensor, point: torch.Tensor, distance: torch.Tensor) -> None:
+        """Candidates: rows, numbers, squared distances; the least number wins among equals."""
+        before = self.distance.clone()
+        self.distance.scatter_reduce_(0, row, distance, "amin")
+        self.number.masked_fill_(self.distance < before, torch.iinfo(torch.int64).max)
+        hit = distance == self.distance[row]
+        self.number.scatter_reduce_(0, row[hit], point[hit], "amin")
 
 
 class MemoryBank:
@@ -164,7 +243,7 @@ class MemoryBank:
     def __init__(self, features: torch.Tensor, *, coarse: bool | None = None) -> None:
         # Distances do not change when everything is shifted; centred norms are smaller and lose fewer bits.
         self.offset = features.mean(0, keepdim=True)
-        self._points = Points(len(features), features.shape[1], features.device, coarse=coarse)
+        self._points = Points(len(features), features.shape[1], features.device, coarse=coarse, rows=ROWS)
         self._points.add(features - self.offset)
 
     def __len__(self) -> int:
@@ -184,7 +263,7 @@ class MemoryBank:
         Returns:
             n float32 Euclidean distances and n int64 indices; no n×M matrix is ever held.
         """
-        found = [self._points.nearest(tile - self.offset) for tile in torch.split(queries, TILE[0])]
+        found = [self._points.nearest(tile - self.offset) for tile in torch.split(queries, ROWS)]
         return torch.cat([squared.sqrt().float() for squared, _ in found]), torch.cat([index for _, index in found])
 
     def k_nearest(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

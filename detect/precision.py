@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-HALF_UNIT = 2.0**-9
-"""Of bfloat16: how far rounding moves a number, relative."""
+UNIT = 2.0**-8
+"""Of bfloat16: rounding moves a number by less than this part of it; by UNIT / (1 + UNIT) at most."""
 
 
 def has_coarse_products(device: torch.device) -> bool:
@@ -41,25 +41,31 @@ def thirds(values: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts, 1).bfloat16()
 
 
-def rounding_errors(rows: torch.Tensor, *, coarse: bool) -> torch.Tensor:
-    """|x - x̂| of every row, n float32, where x̂ is what a product takes for x: bfloat16 if `coarse`, else x itself."""
-    if not coarse:
-        return torch.zeros(len(rows), device=rows.device)
-    errors: torch.Tensor = torch.linalg.vector_norm(rows - rows.bfloat16().float(), dim=1)
-    return errors
+def sum_error(norms: torch.Tensor, largest_norm: torch.Tensor, depth: int) -> torch.Tensor:
+    """How far |x|²/2 + |c|²/2 - x·c, summed in float32, can be from the truth for any of the c, n float32.
 
-
-def product_error(
-    norms: torch.Tensor, errors: torch.Tensor, largest_norm: torch.Tensor, largest_error: torch.Tensor, depth: int
-) -> torch.Tensor:
-    """How far a product x·c can be from the truth, for any of the c, n float32.
-
-    |x·c - x̂·ĉ| ≤ |x - x̂| |c| + |x̂| |c - ĉ| (Cauchy and Schwarz), and a sum of `depth` products in float32 adds at most
-    depth · 2⁻²⁴ |x||c| (Higham, Accuracy and Stability of Numerical Algorithms, §3.1).
+    n terms are off by n · 2⁻²⁴ of the sum of their sizes at most (Higham, Accuracy and Stability of Numerical Algorithms, §3.1), here half
+    of (|x| + |c|)²; the other half is for the errors of the norms themselves.
 
     Args:
-        norms, errors: |x| and |x - x̂|, n.
-        largest_norm, largest_error: over the c.
-        depth: components of x.
+        norms: |x|, n float32.
+        largest_norm: over the c.
+        depth: terms.
     """
-    return errors * largest_norm + (norms + errors) * largest_error + depth * 2.0**-24 * norms * largest_norm
+    return depth * 2.0**-24 * (norms + largest_norm).square()
+
+
+def highest_of_nearest(best: torch.Tensor, errors: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+    """How great the nearest point's half squared distance can come out of a product in bfloat16, where the least that came out is known.
+
+    With x̂ for what a product takes for x, distances of rounded points differ from the true ones by at most |x - x̂| + |c - ĉ|, by the
+    triangle inequality: the nearest point is at most twice that farther than the best of the rounded ones. Points and rows are rounded
+    alike in the norms and in the product, so that no error grows with the norms, which are greater than the distances.
+
+    Args:
+        best: the least, n float32, at least 0, rounded to bfloat16.
+        errors: |x - x̂| + |c - ĉ| for the worst of the c, n float32.
+        sums: of `sum_error`, n float32.
+    """
+    reach = (2 * (best * (1 + UNIT) + sums)).sqrt() + 2 * errors
+    return (reach.square() / 2 + sums) * (1 + UNIT)

@@ -15,12 +15,84 @@ from aoi.detect.neighbours import MemoryBank, Points
 def test_nearest_equals_brute_force(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shift: float, coarse: bool) -> None:
     monkeypatch.setattr(neighbours, "TILE", (64, 128))
     monkeypatch.setattr(neighbours, "BLOCK", (32, 64))
+    monkeypatch.setattr(neighbours, "GROUP", 32)
+    monkeypatch.setattr(neighbours, "ROWS", 64)
     bank = (rng.normal(size=(333, 16)) + shift).astype(np.float32)
     queries = (rng.normal(size=(201, 16)) + shift).astype(np.float32)
     exact = np.linalg.norm(queries[:, None].astype(np.float64) - bank[None], axis=2)
     distance, index = MemoryBank(torch.from_numpy(bank), coarse=coarse).nearest(torch.from_numpy(queries))
     assert index.tolist() == exact.argmin(1).tolist()
     np.testing.assert_allclose(distance, exact.min(1), rtol=1e-5)
+
+
+def hard(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and a bank, float32, on which a shortcut could go wrong."""
+    queries, bank = rng.normal(size=(300, 24)), rng.normal(size=(1500, 24))
+    if kind == "duplicates":
+        bank = np.repeat(bank[:15], 100, axis=0)
+        queries[:150] = bank[rng.integers(1500, size=150)]
+    elif kind == "all the same":
+        bank[:] = bank[0]
+    elif kind == "zeros":
+        bank[::3], queries[::2] = 0, 0
+    elif kind == "one far away":
+        bank[77] *= 1e6
+    elif kind == "huge":
+        queries, bank = queries * 1e12, bank * 1e12
+    elif kind == "tiny":
+        queries, bank = queries * 1e-15, bank * 1e-15
+    elif kind == "some of both":
+        bank[::2], queries[::2] = bank[::2] * 1e6, queries[::2] * 1e6
+    elif kind == "on a grid":
+        queries, bank = rng.integers(-2, 3, size=queries.shape) * 0.5, rng.integers(-1, 2, size=bank.shape) * 1.0
+    elif kind == "a line away":
+        bank = bank * 0.01 + 1000
+    return queries.astype(np.float32), bank.astype(np.float32)
+
+
+HARD = ["duplicates", "all the same", "zeros", "one far away", "huge", "tiny", "some of both", "on a grid", "a line away"]
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kept", [neighbours._KEPT, 8], ids=["", "settled early"])
+@pytest.mark.parametrize("kind", HARD)
+def test_hard_cases_have_the_very_distance_and_the_least_number(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str, kept: int, coarse: bool
+) -> None:
+    """Points and rows as they are searched, so that the distances of their differences are those of the oracle to the last digits."""
+    for name, value in (("TILE", (64, 256)), ("BLOCK", (32, 64)), ("GROUP", 16), ("_KEPT", kept)):
+        monkeypatch.setattr(neighbours, name, value)
+    queries, bank = (torch.from_numpy(x) for x in hard(rng, kind))
+    points = Points(len(bank), bank.shape[1], torch.device("cpu"), coarse=coarse, rows=300)
+    points.add(bank)
+    exact = torch.stack([(row - bank).square().sum(1, dtype=torch.float64) for row in queries])
+    squared, number = points.nearest(queries)
+    assert torch.equal(squared, exact.amin(1))
+    assert torch.equal(number, exact.argmin(1))
+
+
+def test_as_many_rows_at_once_as_one_likes(rng: np.random.Generator) -> None:
+    """More than a product takes, and shapes that are no multiple of anything."""
+    bank, queries = (
+        torch.from_numpy(rng.normal(size=(2777, 8)).astype(np.float32)),
+        torch.from_numpy(rng.normal(size=(5001, 8)).astype(np.float32)),
+    )
+    exact = torch.cdist(queries.double(), bank.double())
+    for coarse in (False, True):
+        distance, index = MemoryBank(bank, coarse=coarse).nearest(queries)
+        assert torch.equal(index, exact.argmin(1))
+        np.testing.assert_allclose(distance, exact.amin(1), rtol=1e-5)
+    distance, index = MemoryBank(bank).nearest(queries[:0])
+    assert (distance.shape, index.shape) == ((0,), (0,))
+
+
+def test_what_is_no_number_has_no_neighbour_and_harms_no_other(rng: np.random.Generator) -> None:
+    bank, queries = (torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32)) for n in (100, 5))
+    queries[2, 3] = torch.nan
+    for coarse in (False, True):
+        distance, index = MemoryBank(bank, coarse=coarse).nearest(queries)
+        assert torch.isinf(distance).tolist() == [False, False, True, False, False]
+        assert index.tolist() == [0 if i == 2 else int(torch.cdist(queries, bank)[i].argmin()) for i in range(5)]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])

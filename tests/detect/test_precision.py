@@ -6,24 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.detect.precision import exact_products, product_error, rounding_errors, thirds
+from aoi.detect.precision import UNIT, exact_products, highest_of_nearest, sum_error, thirds
 
 
-@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("spread", [0.1, 30.0])
-def test_no_product_is_farther_off_than_the_bound(rng: np.random.Generator, coarse: bool, spread: float) -> None:
-    rows, points = (torch.from_numpy((rng.normal(size=(200, 96)) * spread).astype(np.float32)) for _ in range(2))
-    rows[0] = points[0]  # the worst case for rounding is a vector with itself
-    # A bfloat16 product with float32 sums: what is rounded are the factors.
-    found = rows.bfloat16().float() @ points.bfloat16().float().T if coarse else rows @ points.T
-    exact = rows.double() @ points.double().T
-    norms, errors = torch.linalg.vector_norm(rows, dim=1), rounding_errors(rows, coarse=coarse)
-    bound = product_error(
-        norms, errors, torch.linalg.vector_norm(points, dim=1).max(), rounding_errors(points, coarse=coarse).max(), rows.shape[1]
-    )
-    assert bool(((found.double() - exact).abs() <= bound[:, None]).all())
-    # A bound of a hundredth of the norms still tells points apart.
-    assert bool((bound <= 0.01 * norms * torch.linalg.vector_norm(points, dim=1).max()).all())
+def coarse_halves(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Half the squared distances of rounded rows and points, summed in float32 and rounded themselves."""
+    near, far = rows.bfloat16().float(), points.bfloat16().float()
+    return (near.square().sum(1)[:, None] / 2 + far.square().sum(1)[None] / 2 - near @ far.T).bfloat16().float()
+
+
+@pytest.mark.parametrize("spread", [1e-3, 0.1, 30.0, 1e4])
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
+def test_the_nearest_never_comes_out_higher_than_the_bound(rng: np.random.Generator, spread: float, apart: float) -> None:
+    rows = torch.from_numpy((rng.normal(size=(200, 96)) * spread).astype(np.float32))
+    points = (rows[:, None] + torch.from_numpy(rng.normal(size=(200, 5, 96)) * spread * apart).float()).flatten(0, 1)
+    found, nearest = coarse_halves(rows, points), torch.cdist(rows.double(), points.double()).argmin(1)
+    errors = (rows - rows.bfloat16().float()).norm(dim=1) + (points - points.bfloat16().float()).norm(dim=1).max()
+    norms = rows.bfloat16().float().norm(dim=1)
+    sums = sum_error(norms, points.bfloat16().float().norm(dim=1).max(), 96)
+    highest = highest_of_nearest(found.amin(1).clamp_min(0), errors, sums)
+    assert bool((found.gather(1, nearest[:, None])[:, 0] <= highest).all())
+    if apart == 1:  # and it still tells points apart
+        assert float((found <= highest[:, None]).float().mean()) < 0.02
+
+
+def test_rounding_moves_a_number_by_less_than_a_unit() -> None:
+    """The worst there is lies half way above a power of two."""
+    worst = torch.tensor([1 + 2.0**-8, 1 + 2.0**-8 + 2.0**-20, 1.99999, 3.3])
+    moved = (worst - worst.bfloat16().float()).abs() / worst
+    assert bool((moved <= UNIT / (1 + UNIT)).all())
+    assert float(moved.max()) > 0.99 * UNIT
 
 
 def test_three_numbers_of_eight_bits_are_one_of_twenty_four(rng: np.random.Generator) -> None:
