@@ -143,7 +143,9 @@ def estimate(plan: Plan, out: Path, *, cache: Path | None = None, cache_gb: floa
     todo = [arm for found in missing.values() for arm in found]
     if not todo:
         return Estimate(arms, run.resumed, (), {}, {}, int(peak_memory_mb() * 2**20), "nothing is left to do")
-    generators = tuple(name for name in _makers(plan, todo) if name in generator_names())  # what others give is there already
+    probing = plan.probe.generators if any(plan.watched(arm.coupling) for arm in todo) else ()
+    makers = dict.fromkeys([*_makers(plan, todo), *probing])
+    generators = tuple(name for name in makers if name in generator_names())  # what others give is there already
     first = next(dataset for name, dataset in datasets.items() if missing[name])
     with tempfile.TemporaryDirectory(prefix="aoi-estimate-", ignore_cleanup_errors=True) as place:
         mini = measured(plan, first, generators, Path(place), progress=progress)
@@ -185,13 +187,17 @@ def _add(load: _Load, plan: Plan, dataset: Dataset, arms: Sequence[Arm], mini: M
     blocks: dict[tuple[int, int], list[Arm]] = {}
     for arm in arms:
         blocks.setdefault((arm.seed, arm.condition.shots), []).append(arm)
-    made = there = fits = 0
+    made = there = fits = probe = 0
     for (seed, shots), block in blocks.items():
         good, detectors, makers = shots or train, len({arm.detector for arm in block}), _makers(plan, block)
         kept = {maker: min(plan.most, _on_disk(synth, maker, seed, shots)) for maker in makers}
         load.defects.update({maker: plan.most - count for maker, count in kept.items()})
         defects = plan.most * len(makers)
         made, there, fits = made + defects, there + sum(kept.values()), fits + detectors * (1 + min(plan.folds, good))
+        if any(plan.watched(arm.coupling) for arm in block):
+            load.defects.update(dict.fromkeys(plan.probe.generators, plan.probe.count))
+            probe += plan.probe.count * len(plan.probe.generators)
+            defects += plan.probe.count * len(plan.probe.generators)
         load.featured += defects
         load.learned += detectors * good / mini.train
         load.scored += detectors * (test + good + defects) / mini.images
@@ -199,7 +205,9 @@ def _add(load: _Load, plan: Plan, dataset: Dataset, arms: Sequence[Arm], mini: M
         for arm in block:
             _add_arm(load, plan, arm, good, len(dataset.test), mini)
     drawn, name = sum(not arm.is_baseline for arm in arms), dataset.name
+    watched = sum(plan.watched(arm.coupling) for arm in arms)
     return [
+        *([Shared(f"{name}: defects of the probe, which vetoes choices, made", probe, 0, watched)] if probe else []),
         Shared(f"{name}: real images through the backbone", train + test, 0, len(arms)),
         Shared(f"{name}: defects made", made, there, drawn),
         Shared(f"{name}: detectors fitted, on all good images and without each fold", fits, 0, len(arms)),

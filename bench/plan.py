@@ -22,6 +22,7 @@ from aoi.bench.plan_options import (
     HeadPlan,
     NegativePlan,
     NormalsPlan,
+    ProbePlan,
     RealPlan,
     SelectPlan,
     WeightPlan,
@@ -33,6 +34,8 @@ from aoi.errors import ConfigError
 
 OWN_OPTIONS = ("negative", "weight", "normals")
 """Couplings whose options decide their own arms alone."""
+CHANGING = ("head", "select", *OWN_OPTIONS)
+"""Couplings that change a detector by what invented defects say of it; those that choose are watched by the probe."""
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
@@ -73,6 +76,7 @@ class Plan(Axes):
         default={"patchcore": {"coreset_ratio": 0.01}}, description="options of each detector; the default keeps a bank of 1 %"
     )
     real: RealPlan = RealPlan()
+    probe: ProbePlan = ProbePlan()
     head: HeadPlan = HeadPlan()
     select: SelectPlan = SelectPlan()
     negative: NegativePlan = NegativePlan()
@@ -158,7 +162,11 @@ class Plan(Axes):
         if coupling in self.segment.couplings:
             return [*trained, self.segment.identity]
         own = [getattr(self, coupling).model_dump(mode="json", exclude={"folders"})] if coupling in OWN_OPTIONS else []
-        return [*trained, *own]
+        return [*trained, *own, *([self.probe.model_dump(mode="json")] if coupling in CHANGING else [])]
+
+    def watched(self, coupling: str) -> bool:
+        """True where the probe may veto what a coupling chooses."""
+        return bool(self.probe.generators) and coupling in CHANGING and (coupling != "head" or self.head.chooses)
 
     def arms(self, dataset: str, detector: str, seed: int, stock: Stock = PLENTY) -> Iterator[Arm]:
         """Under each condition the baseline, then every generator with every coupling and amount that make sense for it.
@@ -223,7 +231,7 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     for axis in (*Axes.model_fields, "datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
         del chosen[axis]
     chosen["count"] = plan.most
-    for name in ("segment", "anomalib", *OWN_OPTIONS):
+    for name in ("segment", "anomalib", "probe", *OWN_OPTIONS):
         del chosen[name]  # see `Plan.own_options`
     for name in ("folders", "near_duplicates", *(() if plan.takes_out else ("real",))):
         del chosen[name]  # the content of a folder decides, and its own arms alone

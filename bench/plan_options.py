@@ -86,7 +86,7 @@ class SelectPlan(StrictModel):
             "patchcore": (Candidate(), Candidate(strides=(8,)), Candidate(strides=(16,)), Candidate(options={"coreset_ratio": 0.05})),
             "padim": (Candidate(), Candidate(options={"dims": 200}), Candidate(strides=(8, 16)), Candidate(strides=(4, 8))),
         },
-        description="for each detector, its own settings first: they stay unless another is clearly better",
+        description="for each detector, its own settings first, the others from cheap to dear: of equally good ones the first is taken",
     )
     sigmas: tuple[float, ...] = Field(
         default=(4.0, 2.0, 8.0, 16.0), min_length=1, description="of the map's Gaussian, pixels, the usual one first"
@@ -98,6 +98,27 @@ class SelectPlan(StrictModel):
         default="one-class", description="of the detector with its own settings, or with the chosen ones"
     )
     oracle: bool = Field(default=False, description="also score every candidate on the real test images, to report how well the choice was")
+
+
+class ProbePlan(StrictModel):
+    """Defects of structure that judge beside the arm's own, and may only say no; see `aoi.bench.couplings.probing`."""
+
+    generators: tuple[str, ...] = Field(default=(), description="that make them, on good images that are held out; none for no veto")
+    count: int = Field(default=64, ge=2, le=100_000, description="defects of each")
+    tolerance: float = Field(
+        default=0.005,
+        ge=0,
+        le=1,
+        description="AUPRO@0.3 on them that a change may cost; a larger loss that is above its standard error vetoes it",
+    )
+
+    @field_validator("generators")
+    @classmethod
+    def _drawn_here(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name.startswith(FOLDER) or name == "diffusion":
+                raise ValueError(f"{name} cannot be a probe, which is drawn on held-out good images without a checkpoint")
+        return known_generators(names)
 
 
 class NegativePlan(StrictModel):

@@ -8,11 +8,13 @@ from functools import partial
 
 from aoi.bench.arms import Arm, cell_of, generator_slug, synth_name
 from aoi.bench.cache.sharing import Sharing
-from aoi.bench.couplings.group import Fits, Group, baseline
+from aoi.bench.cache.store import Reading
+from aoi.bench.couplings.group import PROBE, Fits, Group, baseline
 from aoi.bench.couplings.rules import RULES
 from aoi.bench.detectors import folds_for, fresh_detector
 from aoi.bench.heldout import cross_validate
 from aoi.bench.material.images import RealImages, SynthImages
+from aoi.bench.material.probe import probe_folder, probe_images
 from aoi.bench.material.sources import Place, defects
 from aoi.bench.measure import arm_metrics
 from aoi.bench.plan_options import Candidate
@@ -39,17 +41,33 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
                 place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
                 synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
                 run.notes.keep(real.name, generator, (seed, shots), said=synth[generator].said, near=synth[generator].near)
+        probe = _probe(run, real, seed, shots, wanted, cache)
         for detector in run.plan.detectors:
             arms = [arm for arm in wanted if arm.detector == detector]
             if arms:
                 needed = dict.fromkeys(arm.condition.degradation for arm in arms)
-                groups = _groups(run, {name: tests[name] for name in needed}, synth, detector, seed, sharing)
+                groups = _groups(run, {name: tests[name] for name in needed}, synth, probe, detector, seed, sharing)
                 for arm in arms:
                     _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
 
 
+def _probe(run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading) -> SynthImages | None:
+    """What choices are watched with, where there are any."""
+    if not any(run.plan.watched(arm.coupling) for arm in wanted):
+        return None
+    folders = [probe_folder(run.out, real.name, generator, seed, shots) for generator in run.plan.probe.generators]
+    with run.timed("probe"):
+        return probe_images(real, seed, folders, run.backbone, run.plan, cache, progress=run.progress)
+
+
 def _groups(
-    run: Run, tests: Mapping[str, RealImages], synth: dict[str, SynthImages], detector: str, seed: int, sharing: Sharing
+    run: Run,
+    tests: Mapping[str, RealImages],
+    synth: dict[str, SynthImages],
+    probe: SynthImages | None,
+    detector: str,
+    seed: int,
+    sharing: Sharing,
 ) -> dict[str, Group]:
     """By degradation what arms share: the detector is fitted once."""
     layers = run.layers[detector]
@@ -66,12 +84,13 @@ def _groups(
         fitted.fit(train)
         scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
     with run.timed("held-out scores"):
-        drawn = {name: (images.features.only(layers), images.sources) for name, images in synth.items()}
+        every = synth | ({} if probe is None else {PROBE: probe})
+        drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items()}
         held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
     make = partial(_variant, run, detector, seed, sharing)
     return {
-        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing)
+        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing, probe)
         for name, real in tests.items()
     }
 

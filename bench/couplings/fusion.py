@@ -6,11 +6,13 @@ fusion. Defects of the other generators stand for what it has not met; real ones
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from aoi.bench.couplings.paired import Sight
 from aoi.detect.head import QUANTILES, WEIGHTS, Fusion, fit_fusion
 from aoi.metrics.pro import aupro
 
@@ -39,10 +41,16 @@ class Choice:
     quantile: float
     gains: dict[str, float]
     """By judging generator: AUPRO@0.3 of the fused map less that of the map alone."""
+    sight: Sight | None = None
+    """How well it sees the probe, if there is one."""
+    vetoed: tuple[Choice, ...] = field(default=())
+    """What would have been chosen, had the probe not spoken against it."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"quantile": self.quantile, "judged_by": {name: round(gain, 5) for name, gain in self.gains.items()}}
+        found: dict[str, Any] = {"quantile": self.quantile, "judged_by": {name: round(gain, 5) for name, gain in self.gains.items()}}
+        found |= {} if self.sight is None else {"probe": self.sight.as_dict()}
+        return found | ({"vetoed": [each.as_dict() | {"weight": each.fusion.weight} for each in self.vetoed]} if self.vetoed else {})
 
 
 def choose_fusion(
@@ -52,8 +60,11 @@ def choose_fusion(
     *,
     weights: tuple[float, ...] = WEIGHTS,
     quantiles: tuple[float, ...] = QUANTILES,
+    see: Callable[[Fusion], Sight] | None = None,
 ) -> Choice:
     """The fusion with the largest mean gain over the judges; the quietest of those within `TIE` of it, silence if none gains.
+
+    What the probe speaks against is left out and the choice made anew among the others.
 
     Args:
         good_maps: N×H×W float32 one-class maps of held-out good images.
@@ -61,6 +72,7 @@ def choose_fusion(
         judges: at least one with a defective pixel, else the head stays silent.
         weights: of the head's evidence.
         quantiles: of the head's logits on good cells, below which it is silent.
+        see: how well a fusion sees the probe; None where there is none.
     """
     judges = [judge for judge in judges if judge.masks.any()]
     silent = Choice(fit_fusion(good_maps, good_logits, weight=0.0, quantile=max(quantiles)), max(quantiles), {})
@@ -78,9 +90,21 @@ def choose_fusion(
                 for judge in judges
             }
             found.append(Choice(replace(once, weight=weight), quantile, gains))
-    best = max(_mean(choice) for choice in found)
-    equals = [choice for choice in found if _mean(choice) >= best - TIE]
-    return min(equals, key=lambda choice: (choice.fusion.weight, -choice.quantile))
+    return _unopposed(found, see)
+
+
+def _unopposed(found: list[Choice], see: Callable[[Fusion], Sight] | None) -> Choice:
+    """The quietest of those near the best that the probe does not veto; silence is never vetoed."""
+    vetoed: list[Choice] = []
+    while True:
+        best = max(_mean(choice) for choice in found)
+        equals = [choice for choice in found if _mean(choice) >= best - TIE]
+        picked = min(equals, key=lambda choice: (choice.fusion.weight, -choice.quantile))
+        sight = see(picked.fusion) if see is not None and picked.fusion.weight > 0 else None
+        if sight is None or not sight.vetoed:
+            return replace(picked, sight=sight, vetoed=tuple(vetoed))
+        vetoed.append(replace(picked, sight=sight))
+        found = [choice for choice in found if choice is not picked]
 
 
 def _mean(choice: Choice) -> float:

@@ -19,6 +19,8 @@ from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
 
 T = TypeVar("T")
+PROBE = "(probe)"
+"""The name of the probe among held-out scores; no generator's."""
 
 
 def _fit(detector: Detector, images: FeatureSet) -> Detector:
@@ -82,6 +84,8 @@ class Group:
     plan: Plan
     sharing: Sharing | None = None
     """Results that others share; None to compute everything anew."""
+    probe: SynthImages | None = None
+    """Defects of structure that may veto; every arm sees all of them. Their scores are among the held-out ones as `PROBE`."""
 
     def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
         """The result of `make`, unless another arm with equal inputs has it; see `Sharing.once`."""
@@ -94,7 +98,10 @@ class Group:
             generator: the arm's own; `none` for the baseline.
         """
         synth = {name: images.first(amount) for name, images in self.synth.items()}
-        scores = {name: Scores(each.maps[:amount], each.image_scores[:amount]) for name, each in self.held_out.synth.items()}
+        scores = {
+            name: each if name == PROBE else Scores(each.maps[:amount], each.image_scores[:amount])
+            for name, each in self.held_out.synth.items()
+        }
         fold, fits = self.held_out.fold, self.fits
         if generator in synth:
             fold = with_defects_on_both_sides(fold, synth[generator].sources)
@@ -153,7 +160,14 @@ def _percentiles(group: Group, good: Scores, indices: np.ndarray) -> tuple[float
     return found.image_threshold, found.pixel_threshold
 
 
-def from_fold_0(group: Group, maps: np.ndarray, good: Scores, details: dict[str, Any], image_scores: np.ndarray | None = None) -> Outcome:
+def from_fold_0(
+    group: Group,
+    maps: np.ndarray,
+    good: Scores,
+    details: dict[str, Any],
+    image_scores: np.ndarray | None = None,
+    kept: np.ndarray | None = None,
+) -> Outcome:
     """New maps, with thresholds from good images that what made the maps has not seen: those of fold 0.
 
     Args:
@@ -162,10 +176,30 @@ def from_fold_0(group: Group, maps: np.ndarray, good: Scores, details: dict[str,
         good: scores of the good images of fold 0.
         details: JSON-ready.
         image_scores: T float64; None for the detector's own, whose threshold comes from all held-out good images.
+        kept: positions of the good images, where they are others than those of fold 0.
     """
-    kept = np.flatnonzero(group.held_out.fold == 0)
+    kept = np.flatnonzero(group.held_out.fold == 0) if kept is None else kept
     outcome = with_percentiles(group, maps, group.test.image_scores if image_scores is None else image_scores, good, kept)
     if image_scores is None:
         own = float(np.percentile(group.held_out.good.image_scores, group.plan.image_percentile))
         outcome = replace(outcome, image_threshold=own)
-    return replace(outcome, details=details)
+    return replace(outcome, pixel_threshold=_linked(group, outcome.pixel_threshold, good.maps, kept), details=details)
+
+
+def _linked(group: Group, few: float, maps: np.ndarray, kept: np.ndarray) -> float:
+    """The pixel threshold that all held-out good images would give, told from the few that the new maps are known of.
+
+    What is peculiar to these few both the detector as it was and the new maps see alike: its own threshold on them differs from that on
+    all images, and that difference is carried over in the unit of the new maps (linear equating; Kolen and Brennan, Test Equating,
+    chapter 2). The unit is told from the upper tails, from a tenfold false alarm rate to the plan's. So a detector that was hardly
+    changed, or whose maps were only scaled or shifted, marks the pixels that it marked before.
+
+    Args:
+        few: the threshold of the new maps by the images at `kept` alone.
+        maps: the new maps of these, n×H×W float32.
+    """
+    percentile = group.plan.pixel_percentile
+    tail = max(0.0, 100 - 10 * (100 - percentile))
+    own_tail, own = np.percentile(group.held_out.good.maps[kept], [tail, percentile])
+    unit = (few - float(np.percentile(maps, tail))) / float(own - own_tail) if own > own_tail else 0.0
+    return few + unit * (baseline(group).pixel_threshold - float(own))

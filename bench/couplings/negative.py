@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from aoi.bench.couplings.group import Group, Outcome, from_fold_0
+from aoi.bench.couplings.group import Group, Outcome, baseline, from_fold_0
+from aoi.bench.couplings.probing import watch_of
 from aoi.bench.material.pairs import Pairs, paired_cells
 from aoi.bench.plan_options import NegativePlan
 from aoi.data.progress import Progress, silent
@@ -131,7 +132,6 @@ def negative(group: Group, generator: str, progress: Progress = silent) -> Outco
     trusted = trust(ratio, _held_out_pairs(group, generator))
     logits = ratio.maps(group.real.train.take(kept))
     fusion = fit_fusion(held_out.maps, logits, weight=options.weight * trusted, quantile=options.quantile, bound=options.bound)
-    maps = fusion.maps(group.test.maps, ratio.maps(group.real.test, progress=progress))
     good_scores = Scores(held_out.maps[kept], held_out.image_scores[kept])
     details: dict[str, Any] = {
         "trust": round(trusted, 5),
@@ -144,6 +144,13 @@ def negative(group: Group, generator: str, progress: Progress = silent) -> Outco
         "defective_cells": len(defective),
         "image_rule": options.image_rule,
     }
+    watch = watch_of(group) if fusion.weight > 0 else None
+    if watch is not None:
+        sight = watch.sight(fusion.maps(watch.one_class, ratio.maps(watch.features)), fusion.maps(good_scores.maps, logits))
+        details |= {"probe": sight.as_dict()}
+        if sight.vetoed:
+            return replace(baseline(group), details=details)
+    maps = fusion.maps(group.test.maps, ratio.maps(group.real.test, progress=progress))
     return _outcome(group, fusion, maps, good_scores, logits, details)
 
 
@@ -175,7 +182,4 @@ def _outcome(group: Group, fusion: Fusion, maps: np.ndarray, good: Scores, logit
     rule = group.plan.negative.image_rule
     fused = fusion.maps(good.maps, logits)
     scores = Scores(fused, fusion.image_scores(good, fused, rule))
-    found = from_fold_0(group, maps, scores, details, None if rule == "one-class" else fusion.image_scores(group.test, maps, rule))
-    # Fold 0 has few images; what is peculiar to them is known from the one-class map, which all held-out images have.
-    every, few = (float(np.percentile(each, group.plan.pixel_percentile)) for each in (group.held_out.good.maps, good.maps))
-    return replace(found, pixel_threshold=found.pixel_threshold + (every - few) / fusion.std)
+    return from_fold_0(group, maps, scores, details, None if rule == "one-class" else fusion.image_scores(group.test, maps, rule))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aoi.bench.couplings.group import Group, Outcome, baseline, from_fold_0
+from aoi.bench.couplings.probing import watch_of
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.metrics.pro import aupro
@@ -25,12 +26,12 @@ def adopted(
     details: dict[str, Any],
     progress: Progress = silent,
 ) -> Outcome:
-    """The outcome of a refitted detector, or the baseline's where it finds the held-out defects of fold 0 worse.
+    """The outcome of a refitted detector, or the baseline's where it finds the held-out defects of fold 0 worse or the probe vetoes it.
 
     Args:
         group: what the arm shares with others.
         generator: whose defects judge.
-        partial: refitted without fold 0; thresholds come from what it says of that fold's good images, set right by `_peculiarity`.
+        partial: refitted without fold 0; thresholds come from what it says of that fold's good images.
         whole: gives the detector refitted on all good images.
         least: gain in AUPRO@0.3 on the defects of fold 0 above which it is adopted.
         image_score: of the detector alone, or the refitted one's.
@@ -39,6 +40,10 @@ def adopted(
     """
     before, after, good = _trial(group, generator, partial)
     wanted = after - before > least
+    watch = watch_of(group) if wanted else None
+    if watch is not None:
+        sight = watch.sight(partial.score(watch.features.only(tuple(group.fits.train.layers))).maps, good.maps)
+        details, wanted = details | {"probe": sight.as_dict()}, not sight.vetoed
     details = details | {
         "validation": {"before": round(before, 5), "after": round(after, 5)},
         "adopted": wanted,
@@ -47,19 +52,7 @@ def adopted(
     if not wanted:
         return replace(baseline(group), details=details)
     test = whole().score(group.real.test.only(tuple(group.fits.train.layers)), progress=progress)
-    found = from_fold_0(group, test.maps, good, details, None if image_score == "one-class" else test.image_scores)
-    return replace(found, pixel_threshold=found.pixel_threshold * _peculiarity(group))
-
-
-def _peculiarity(group: Group) -> float:
-    """By how much fold 0 alone misses the pixel threshold of all held-out good images, for the detector as it was.
-
-    The refitted detector's threshold is known from fold 0 only. What is peculiar to these few images both detectors see alike, so that a
-    detector that was hardly changed keeps the threshold it had (a ratio estimator; Cochran, Sampling Techniques, chapter 6).
-    """
-    good, percentile = group.held_out.good.maps, group.plan.pixel_percentile
-    own = float(np.percentile(good[group.held_out.fold == 0], percentile))
-    return float(np.percentile(good, percentile)) / own if own > 0 else 1.0
+    return from_fold_0(group, test.maps, good, details, None if image_score == "one-class" else test.image_scores)
 
 
 def _trial(group: Group, generator: str, partial: Detector) -> tuple[float, float, Scores]:

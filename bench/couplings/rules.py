@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -14,17 +14,18 @@ from aoi.bench.couplings.group import Group as Group
 from aoi.bench.couplings.group import Outcome as Outcome
 from aoi.bench.couplings.negative import negative
 from aoi.bench.couplings.normals import normals
+from aoi.bench.couplings.paired import Sight
+from aoi.bench.couplings.probing import watch_of
 from aoi.bench.couplings.segment import segment, segment_legacy
 from aoi.bench.couplings.segment_plan import LEAKING
-from aoi.bench.couplings.selection import Material, Trials, agreement, chosen, raw_maps, try_candidates
+from aoi.bench.couplings.select import select
 from aoi.bench.couplings.train import train
 from aoi.bench.couplings.weighting import weight
 from aoi.bench.material.images import SynthImages
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Scores
-from aoi.detect.head import QUANTILES, WEIGHTS, Head, HeadOptions, fit_fusion, train_head
-from aoi.metrics.pro import aupro
+from aoi.detect.head import QUANTILES, WEIGHTS, Fusion, Head, HeadOptions, fit_fusion, train_head
 from aoi.metrics.ranking import f1_max, roc_curve
 
 
@@ -73,7 +74,8 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
         chosen = Choice(fit_fusion(good.maps, good_logits, weight=weights[0], quantile=quantiles[0]), quantiles[0], {})
     else:
         judges = _judges(group, generator, trained, good_logits)
-        chosen = choose_fusion(good.maps, good_logits, judges, weights=weights, quantiles=quantiles)
+        see = _seer(group, trained, good_logits)
+        chosen = choose_fusion(good.maps, good_logits, judges, weights=weights, quantiles=quantiles, see=see)
     fusion = chosen.fusion
     maps = fusion.maps(group.test.maps, logits)
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
@@ -97,6 +99,15 @@ def _taught(
     return trained, group.once("head logits", [*said, group.real.test], lambda: trained.logits(group.real.test))
 
 
+def _seer(group: Group, trained: Head, good_logits: np.ndarray) -> Callable[[Fusion], Sight] | None:
+    """How well a fusion sees the probe; None where there is none."""
+    watch = watch_of(group)
+    if watch is None:
+        return None
+    logits, clean = trained.logits(watch.features), group.held_out.good.maps[group.held_out.fold == 0]
+    return lambda fusion: watch.sight(fusion.maps(watch.one_class, logits), fusion.maps(clean, good_logits))
+
+
 def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray) -> list[Judge]:
     """Defects of the plan's judges on the good images of fold 0, and those images; the head's own teacher only where there is no other."""
     clean = group.held_out.good.maps[group.held_out.fold == 0]
@@ -114,53 +125,6 @@ def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray
             )
         )
     return found
-
-
-def select(group: Group, generator: str, progress: Progress = silent) -> Outcome:
-    """The detector's settings that find held-out synthetic defects best, fitted on all good images.
-
-    Fold 0 is held out to choose; where good images are what a position is measured against, fold 1 is held out for that.
-    """
-    plan, real = group.plan.select, group.real
-    if not len(group.kept(generator)):
-        return replace(baseline(group), details={"unchanged": "no defect lies on the good images that are held out"})
-    material = _selection_material(group, generator)
-    trials = try_candidates(material, plan, group.detector, group.make, progress)
-    pick, candidates = chosen(trials.tried), plan.candidates[group.detector]
-    (raw,) = raw_maps(group.make, candidates[pick.candidate], real.train, real.test)
-    good, test = trials.good(pick), trials.finished(pick, raw)
-    details: dict[str, Any] = {
-        "chosen": pick.as_dict(candidates),
-        "tried": [each.as_dict(candidates) for each in trials.tried],
-        "image_score": plan.image_score,
-    }
-    if plan.oracle:
-        details |= _oracle(group, trials)
-    return from_fold_0(group, test.maps, good, details, test.image_scores if plan.image_score == "selected" else None)
-
-
-def _selection_material(group: Group, generator: str) -> Material:
-    images, fold, train = group.synth[generator], group.held_out.fold, group.real.train
-    apart = "position" in group.plan.select.grounds and int(fold.max()) > 1
-    drawn = group.kept(generator)
-    return Material(
-        train.take(np.flatnonzero(fold > (1 if apart else 0))),
-        train.take(np.flatnonzero(fold == 1)) if apart else None,
-        train.take(np.flatnonzero(fold == 0)),
-        images.features.take(drawn),
-        images.masks[drawn],
-    )
-
-
-def _oracle(group: Group, trials: Trials) -> dict[str, Any]:
-    """What every setting would have reached on the real test images; reported, never used."""
-    real, annotated, reached = group.real, group.real.annotated, {}
-    for number in trials.raw:
-        (raw,) = raw_maps(group.make, group.plan.select.candidates[group.detector][number], real.train, real.test)
-        for each in (each for each in trials.tried if each.candidate == number):
-            reached[each] = float(aupro(trials.finished(each, raw).maps[annotated], real.masks[annotated]))
-    test = [reached[each] for each in trials.tried]
-    return {"test": [round(value, 5) for value in test], **agreement([each.validation for each in trials.tried], test)}
 
 
 RULES: dict[str, CouplingRule] = {

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from aoi.bench.couplings.paired import Judgement, Panel, Sight
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
 from aoi.detect.smoothing import smoothing_matrix
-from aoi.metrics.pro import aupro
 
 TIE = 0.002
-"""Settings whose AUPRO@0.3 is this near to that of the detector's own settings are no reason to change them."""
+"""A gain in AUPRO@0.3 this small is no reason to change a detector."""
 
 QUIET = 0.25
 """Quantile of a map that stands for its image's flawless part: three quarters may be defective."""
@@ -25,22 +26,39 @@ PRIOR = 8.0
 
 Maker = Callable[[Candidate], tuple[Detector, tuple[str, ...]]]
 """A fresh detector with a candidate's settings and no smoothing, and the feature maps it reads."""
+Once = Callable[[str, Sequence[object], Callable[[], Judgement]], Judgement]
+"""Gives a judgement that another arm with equal inputs may have made; see `aoi.bench.couplings.group.Group.once`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Images that no candidate learns from."""
+
+    features: FeatureSet
+    masks: np.ndarray
+    """n×H×W bool: where they are defective; empty for good images."""
+    origins: np.ndarray
+    """n int64, the good image each is, or was drawn on."""
+    sides: np.ndarray
+    """n int64, 0 or 1: what is peculiar to a position is told from good images of the other side."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """What settings are judged on; no good image is in two of these."""
+    """What settings are judged on; no image that is held out goes back to one of `train`."""
 
     train: FeatureSet
     """Good images to fit on."""
-    reference: FeatureSet | None
-    """Good images that show what a fitted detector says of good ones, position by position; None where there are too few folds."""
-    good: FeatureSet
-    """Good images held out."""
-    defects: FeatureSet
-    """Invented defects on the images of `good`."""
-    masks: np.ndarray
-    """D×H×W bool: where those are."""
+    good: Held
+    """Good images held out: of one side where there are too few folds for two."""
+    defects: Held
+    """Invented defects on those."""
+    probe: Held | None = None
+    """Defects of structure on those, with a defective pixel among them; None where there is no veto."""
+    tolerance: float = 0.0
+    """AUPRO@0.3 that a setting may lose on them."""
+    seed: int = 0
+    """Draws the resamples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,79 +68,135 @@ class Tried:
     candidate: int
     sigma: float
     ground: Ground
-    validation: float
-    """AUPRO@0.3 on invented defects."""
+    judged: Judgement
+    """On invented defects."""
+    sight: Sight | None = None
+    """How well it sees the probe, beside the detector's own settings."""
 
-    def as_dict(self, candidates: tuple[Candidate, ...]) -> dict[str, Any]:
-        """JSON-ready."""
+    @property
+    def validation(self) -> float:
+        """AUPRO@0.3 on invented defects."""
+        return self.judged.value
+
+    def distance(self, own: Tried) -> tuple[int, float]:
+        """How far it is from the detector's own settings: what was changed, and smoothing by how many doublings or halvings."""
+        changed = (self.candidate != own.candidate) + (self.sigma != own.sigma) + (self.ground != own.ground)
+        return changed, abs(math.log2(max(self.sigma, 0.1) / max(own.sigma, 0.1)))
+
+    def as_dict(self, candidates: tuple[Candidate, ...], own: Tried) -> dict[str, Any]:
+        """JSON-ready; `error` is that of the gain over the detector's own settings."""
         return {
             **candidates[self.candidate].model_dump(),
             "sigma": self.sigma,
             "ground": self.ground,
             "validation": round(self.validation, 5),
+            "error": self.judged.over(own.judged).as_dict()["error"],
+            **({} if self.sight is None else {"probe": self.sight.as_dict()}),
         }
+
+
+def chosen(tried: list[Tried]) -> Tried:
+    """The setting nearest to the detector's own, which come first, of all that are within one standard error of the best.
+
+    The rule of one standard error (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3), with
+    the error of the paired difference; of settings equally near, the one tried first. What the probe vetoes cannot be best or chosen.
+    """
+    allowed = [each for each in tried if each.sight is None or not each.sight.vetoed]
+    best = max(allowed, key=lambda each: each.validation)
+    equals = [each for each in allowed if not best.judged.over(each.judged).evident]
+    return min(equals, key=lambda each: each.distance(tried[0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Raw:
     """Maps of one candidate fitted on `Material.train`, before smoothing; n×H×W float32."""
 
-    reference: np.ndarray | None
     good: np.ndarray
     defects: np.ndarray
+    probe: np.ndarray | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Trials:
-    """All that was tried, and the maps it was judged by."""
+    """Every candidate of the detector `name` with every ground, then the pick of these with every smoothing; its own settings first.
 
-    tried: list[Tried]
-    raw: dict[int, _Raw]
+    Args:
+        once: what is known of a candidate without the arm's own defects is computed once for all arms.
+    """
 
-    def good(self, pick: Tried) -> Scores:
-        """Of the held-out good images."""
-        return self.finished(pick, self.raw[pick.candidate].good)
+    def __init__(self, material: Material, plan: SelectPlan, name: str, make: Maker, once: Once, progress: Progress = silent) -> None:
+        self.material, self.candidates = material, plan.candidates[name]
+        self.tried: list[Tried] = []
+        self._name, self._make, self._once = name, make, once
+        self._raw: dict[int, list[np.ndarray]] = {}
+        self._panel = _panel(material, material.defects)
+        self._watch = None if material.probe is None else _panel(material, material.probe)
+        self._own: Judgement | None = None
+        grounds = tuple(ground for ground in plan.grounds if ground != "position" or material.good.sides.any())
+        for number in range(len(self.candidates)):
+            progress("select", number, len(self.candidates))
+            self._attempt(number, plan.sigmas[0], grounds)
+        first = chosen(self.tried)
+        for sigma in plan.sigmas[1:]:
+            self._attempt(first.candidate, sigma, (first.ground,))
+        progress("select", len(self.candidates), len(self.candidates))
+        self.pick = chosen(self.tried)
 
-    def finished(self, pick: Tried, raw: np.ndarray) -> Scores:
-        """Maps N×H×W of the same candidate, however fitted, smoothed and set against the ground, with their maxima."""
-        maps = _finished(raw, self.raw[pick.candidate].reference, pick.sigma, pick.ground)
+    def _attempt(self, number: int, sigma: float, grounds: tuple[Ground, ...]) -> None:
+        """Judge one candidate with one smoothing."""
+        material = self.material
+        if number not in self._raw:
+            held = [each.features for each in (material.good, material.defects, material.probe) if each is not None]
+            self._raw[number] = raw_maps(self._make, self.candidates[number], material.train, *held)
+        good, defects = (blurred(maps, sigma) for maps in self._raw[number][:2])
+        for ground in grounds:
+            clean = against(ground, good, material.good.sides, good, material.good.sides)
+            found = against(ground, defects, material.defects.sides, good, material.good.sides)
+            sight = self._sight(number, sigma, ground, good, clean)
+            self.tried.append(Tried(number, sigma, ground, self._panel.judge(np.concatenate([found, clean])), sight))
+
+    def _sight(self, number: int, sigma: float, ground: Ground, good: np.ndarray, clean: np.ndarray) -> Sight | None:
+        """How well a setting sees the probe; the first that is asked about is the detector's own.
+
+        Args:
+            good: smoothed maps of the good images.
+            clean: the same, set against `ground`.
+        """
+        probe, watch = self.material.probe, self._watch
+        if probe is None or watch is None:
+            return None
+
+        def judged() -> Judgement:
+            found = against(ground, blurred(self._raw[number][2], sigma), probe.sides, good, self.material.good.sides)
+            return watch.judge(np.concatenate([found, clean]))
+
+        setting = [self._name, self.candidates[number].model_dump(mode="json"), sigma, ground, self.material.seed]
+        seen = self._once("probe seen", [*setting, self.material.train, self.material.good.features, probe.features], judged)
+        self._own = self._own or seen
+        return Sight(seen.over(self._own), self.material.tolerance)
+
+    def good(self) -> Scores:
+        """Of the held-out good images with the picked setting."""
+        return self.finished(self.pick, self._raw[self.pick.candidate][0], self.material.good.sides)
+
+    def finished(self, setting: Tried, raw: np.ndarray, sides: np.ndarray | None = None) -> Scores:
+        """Maps N×H×W of the same candidate, however fitted, smoothed and set against the ground, with their maxima.
+
+        Args:
+            sides: N int64; None for images that are on neither side.
+        """
+        good = blurred(self._raw[setting.candidate][0], setting.sigma) if setting.ground == "position" else np.empty(0, np.float32)
+        sides = np.full(len(raw), -1) if sides is None else sides
+        maps = against(setting.ground, blurred(raw, setting.sigma), sides, good, self.material.good.sides)
         return Scores(maps, maps.max((1, 2)).astype(np.float64))
 
-
-def try_candidates(material: Material, plan: SelectPlan, name: str, make: Maker, progress: Progress = silent) -> Trials:
-    """Every candidate of the detector `name` with every ground, then the best of these with every smoothing; its own settings first."""
-    candidates, grounds = plan.candidates[name], [g for g in plan.grounds if g != "position" or material.reference is not None]
-    masks = np.concatenate([material.masks, np.zeros((len(material.good), *material.masks.shape[1:]), bool)])
-    raw: dict[int, _Raw] = {}
-    tried: list[Tried] = []
-
-    def attempt(number: int, sigma: float, ground: Ground) -> None:
-        each = raw[number]
-        maps = _finished(np.concatenate([each.defects, each.good]), each.reference, sigma, ground)
-        tried.append(Tried(number, sigma, ground, float(aupro(maps, masks))))
-
-    for number, candidate in enumerate(candidates):
-        progress("select", number, len(candidates))
-        raw[number] = _fitted_maps(make, candidate, material)
-        for ground in grounds:
-            attempt(number, plan.sigmas[0], ground)
-    best = chosen(tried)
-    for sigma in plan.sigmas[1:]:
-        attempt(best.candidate, sigma, best.ground)
-    progress("select", len(candidates), len(candidates))
-    return Trials(tried, raw)
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Of everything tried; JSON-ready."""
+        return [each.as_dict(self.candidates, self.tried[0]) for each in self.tried]
 
 
-def _fitted_maps(make: Maker, candidate: Candidate, material: Material) -> _Raw:
-    reference, (good, defects) = material.reference, (material.good, material.defects)
-    maps = raw_maps(make, candidate, material.train, good, defects, *([reference] if reference is not None else []))
-    return _Raw(maps[2] if reference is not None else None, maps[0], maps[1])
-
-
-def chosen(tried: list[Tried]) -> Tried:
-    """The best on invented defects, if it beats the first by more than `TIE`; else the first."""
-    best = max(tried, key=lambda each: each.validation)
-    return best if best.validation > tried[0].validation + TIE else tried[0]
+def _panel(material: Material, defects: Held) -> Panel:
+    masks, origins = (np.concatenate([getattr(each, name) for each in (defects, material.good)]) for name in ("masks", "origins"))
+    return Panel(masks, origins, seed=material.seed)
 
 
 def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: FeatureSet) -> list[np.ndarray]:
@@ -132,12 +206,23 @@ def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: Feat
     return [detector.score(each.only(layers)).maps for each in others]
 
 
-def _finished(raw: np.ndarray, reference: np.ndarray | None, sigma: float, ground: Ground) -> np.ndarray:
-    maps = blurred(raw, sigma)
-    if ground == "position":
-        assert reference is not None
-        return against_position(maps, blurred(reference, sigma))
-    return against_image(maps) if ground == "image" else maps
+def against(ground: Ground, maps: np.ndarray, sides: np.ndarray, good: np.ndarray, good_sides: np.ndarray) -> np.ndarray:
+    """Smoothed maps set against a ground, N×H×W float32.
+
+    Args:
+        maps: N×H×W float32.
+        sides: N int64, of the maps.
+        good: M×H×W float32 of good images that the detector has not seen; a position is told from those of other sides.
+        good_sides: M int64.
+    """
+    if ground == "image":
+        return against_image(maps)
+    if ground == "none":
+        return maps
+    found = np.empty_like(maps)
+    for side in np.unique(sides):
+        found[sides == side] = against_position(maps[sides == side], good[good_sides != side])
+    return found
 
 
 def against_image(maps: np.ndarray) -> np.ndarray:
@@ -147,9 +232,9 @@ def against_image(maps: np.ndarray) -> np.ndarray:
         maps: N×H×W float32, not negative.
 
     Returns:
-        N×H×W float32, each divided by the quantile `QUIET` of its values.
+        N×H×W float32, each divided by the quantile `QUIET` of its values, which every other row and column of a smooth map tell.
     """
-    quiet = np.quantile(maps.reshape(len(maps), -1), QUIET, axis=1)
+    quiet = np.quantile(maps[:, ::2, ::2].reshape(len(maps), -1), QUIET, axis=1)
     return np.asarray(maps / np.maximum(quiet, 1e-12).astype(np.float32)[:, None, None])
 
 
@@ -177,8 +262,8 @@ def blurred(maps: np.ndarray, sigma: float) -> np.ndarray:
     return found
 
 
-def agreement(validation: list[float], test: list[float]) -> dict[str, float]:
-    """How well invented defects rank settings: Spearman's correlation with the real test, and what choosing by them cost.
+def agreement(validation: list[float], test: list[float], picked: int) -> dict[str, float]:
+    """How well invented defects rank settings: Spearman's correlation with the real test, and what the choice of `picked` cost.
 
     For a report only: nothing is chosen by it.
     """
@@ -187,5 +272,5 @@ def agreement(validation: list[float], test: list[float]) -> dict[str, float]:
     constant = len(set(validation)) < 2 or len(set(test)) < 2
     return {
         "spearman": 0.0 if constant else round(float(spearmanr(validation, test).statistic), 4),
-        "regret": round(max(test) - test[int(np.argmax(validation))], 5),
+        "regret": round(max(test) - test[picked], 5),
     }

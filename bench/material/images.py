@@ -218,20 +218,52 @@ def synth_images(
         options = replace(options, masks=masks, cama=plan.real.cama)
     if generator == DIFFUSION:
         options = _painted(options, plan, out)
-    report = generate_dataset(real.train.paths, out, options, progress=progress)
+    drawn = draw_defects(real, options, out, progress=progress)
+    if len(drawn.masks) < 2:
+        raise DataError(
+            f"{generator} made {len(drawn.masks)} defects on {real.name}", hint=f"{drawn.manifest} says why the others were refused"
+        )
+    size = (plan.image_size, plan.image_size)
+    features = extract_features(drawn.images, backbone, size, cache=cache, progress=progress)
+    return SynthImages(features, drawn.resized(size), drawn.sources, drawn.preview)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnDefects:
+    """Files of defects that were drawn on good training images."""
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    sources: np.ndarray
+    """S int64, which training image each was drawn on."""
+    preview: Path | None
+    manifest: Path
+
+    def resized(self, size: tuple[int, int]) -> np.ndarray:
+        """The masks, S×H×W bool."""
+        return np.stack([resize_mask(read_mask(mask), size) for mask in self.masks])
+
+
+def draw_defects(
+    real: RealImages, options: GenerateOptions, out: Path, *, on: Sequence[Path] | None = None, progress: Progress = silent
+) -> DrawnDefects:
+    """Draw defects on good training images and check where they come from.
+
+    Args:
+        out: resumed if it was begun.
+        on: some of the good training images; None for all.
+
+    Raises:
+        DataError: a defect was drawn on a test image or on a stranger.
+    """
+    report = generate_dataset(real.train.paths if on is None else on, out, options, progress=progress)
     check_sources(report.manifest, real.test_contents, real.train_contents)
     check_learnt(report.manifest, real.test_contents)
     rows = [row for row in read_jsonl(report.manifest) if row.get("accepted")]
-    if len(rows) < 2:
-        raise DataError(f"{generator} made {len(rows)} defects on {real.name}", hint=f"{report.manifest} says why the others were refused")
-    size = (plan.image_size, plan.image_size)
     position = {path.as_posix(): index for index, path in enumerate(real.train.paths)}
-    return SynthImages(
-        extract_features([out / str(row["image"]) for row in rows], backbone, size, cache=cache, progress=progress),
-        np.stack([resize_mask(read_mask(out / str(row["mask"])), size) for row in rows]),
-        np.array([position[str(row["source"])] for row in rows]),
-        report.preview,
-    )
+    images, masks = (tuple(out / str(row[what]) for row in rows) for what in ("image", "mask"))
+    sources = np.array([position[str(row["source"])] for row in rows], np.int64)
+    return DrawnDefects(images, masks, sources, report.preview, report.manifest)
 
 
 def _painted(options: GenerateOptions, plan: Plan, out: Path) -> GenerateOptions:

@@ -101,6 +101,7 @@ def _small(plan: Plan, root: Path, generators: tuple[str, ...], count: int, trai
             "shots": (None,),
             "degradation": (NONE,),
             "folds": min(plan.folds, train // 2),
+            "probe": plan.probe.model_copy(update={"count": min(plan.probe.count, _PER_GENERATOR)}),
             "anomalib": AnomalibPlan.model_validate(plan.anomalib.model_dump() | _BRIEF),
             "segment": SegmentPlan.model_validate(plan.segment.model_dump() | _SEGMENT),
         }

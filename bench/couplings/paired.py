@@ -1,0 +1,118 @@
+"""Alternatives on the same invented defects: by how much one finds them better than another, and how sure that is.
+
+A few dozen defects rank settings by luck as much as by merit. What luck does is seen by drawing the images anew: both alternatives are
+judged on the same draws, so that what makes an image hard for both falls out of the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aoi.bench.judging.resampling import area, bootstrap_weights
+from aoi.bench.judging.sweep import pixel_sweep
+from aoi.metrics.pro import aupro
+from aoi.metrics.summary import AUPRO_LIMIT
+
+DRAWS = 200
+"""Resamples; the standard error of a standard error from so many is a twentieth of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Of one alternative over another."""
+
+    value: float
+    """AUPRO@0.3 less that of the other."""
+    error: float
+    """One standard error; infinite where too few images were there to tell."""
+
+    @property
+    def evident(self) -> bool:
+        """It is above zero by more than one standard error."""
+        return self.value > self.error
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; the error is None where it is not known."""
+        return {"value": round(self.value, 5), "error": round(self.error, 5) if np.isfinite(self.error) else None}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How well a change sees defects of another kind than those that speak for it; see `aoi.bench.couplings.probing`."""
+
+    gain: Gain
+    tolerance: float
+    """AUPRO@0.3 that may be lost."""
+
+    @property
+    def vetoed(self) -> bool:
+        """It loses more than is tolerated, and more than luck takes where luck is known."""
+        luck = self.gain.error if np.isfinite(self.gain.error) else 0.0
+        return -self.gain.value > max(self.tolerance, luck)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return self.gain.as_dict() | {"vetoed": self.vetoed}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What one alternative reached on a panel."""
+
+    value: float
+    """AUPRO@0.3, exact."""
+    draws: np.ndarray | None
+    """The same under every resample, `DRAWS` float64; None where the panel has too few images to be resampled."""
+
+    def over(self, other: Judgement) -> Gain:
+        """The gain over another on the same panel."""
+        if self.draws is None or other.draws is None:
+            return Gain(self.value - other.value, np.inf)
+        return Gain(self.value - other.value, float(np.std(self.draws - other.draws, ddof=1)))
+
+
+class Panel:
+    """Invented defects and good images on which alternatives are judged.
+
+    What is resampled are good images, each with all defects that were drawn on it: these resemble each other more than those of other
+    images do (a bootstrap of clusters; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+
+    Args:
+        masks: n×H×W bool, empty for good images; at least one has a defective pixel.
+        origins: n int64, the good image each is, or was drawn on.
+        seed: draws the resamples; equal panels judge equally.
+    """
+
+    def __init__(self, masks: np.ndarray, origins: np.ndarray, *, seed: int) -> None:
+        self.masks = masks
+        defective = masks.any((1, 2))
+        clusters, member = np.unique(origins, return_inverse=True)
+        strata = np.zeros(len(clusters), np.int64)
+        strata[member[defective]] = 1  # so that no resample is without defects
+        self.weights: np.ndarray | None = None
+        # Maps are smooth, and an error need not be exact: every other row and column tells it, unless a defect lies between them.
+        self._step = 2 if np.array_equal(masks[:, ::2, ::2].any((1, 2)), defective) else 1
+        if strata.sum() > 1:
+            self.weights = bootstrap_weights(strata, DRAWS, np.random.default_rng([seed, 8]))[:, member]
+
+    def judge(self, maps: np.ndarray) -> Judgement:
+        """What maps n×H×W float32 reach.
+
+        Resamples are weighted sums of what each image adds at fixed levels of the false positive rate; see `aoi.bench.judging.sweep`.
+        """
+        value = float(aupro(maps, self.masks, AUPRO_LIMIT))
+        if self.weights is None:
+            return Judgement(value, None)
+        step = self._step
+        counts, _ = pixel_sweep(maps[:, ::step, ::step], self.masks[:, ::step, ::step], np.ones(len(maps), bool))
+        fpr, overlap = (_shares(self.weights, rows) for rows in (counts.negatives, counts.overlap))
+        return Judgement(value, area(fpr, overlap, AUPRO_LIMIT))
+
+
+def _shares(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Cumulated weighted sums of rows n×K as shares of their totals, B×K float64."""
+    totals = np.cumsum(weights.astype(np.float64) @ rows, axis=1)
+    return np.asarray(totals / totals[:, -1:])

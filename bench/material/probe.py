@@ -1,0 +1,61 @@
+"""Defects of structure on held-out good images, which all choices of one seed are watched with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aoi.bench.arms import synth_name
+from aoi.bench.heldout import folds_of
+from aoi.bench.material.images import RealImages, SynthImages, draw_defects
+from aoi.bench.plan import Plan
+from aoi.data.progress import Progress, silent
+from aoi.detect.backbones import Backbone
+from aoi.detect.features import FeatureKeeper, extract_features
+from aoi.synth.generate import GenerateOptions
+
+
+def probe_folder(out: Path, dataset: str, generator: str, seed: int, shots: int) -> Path:
+    """Where an ablation's output folder keeps the probe that one generator made."""
+    return out / "synth" / dataset / f"probe-{generator}" / synth_name(seed, shots)
+
+
+def probe_images(
+    real: RealImages,
+    seed: int,
+    folders: Sequence[Path],
+    backbone: Backbone,
+    plan: Plan,
+    cache: FeatureKeeper,
+    *,
+    progress: Progress = silent,
+) -> SynthImages | None:
+    """The probe of one seed: drawn on the good images of fold 0 alone, which every choice holds out, so that all of it serves.
+
+    Args:
+        folders: for each of the probe's generators, its own; resumed if it was begun.
+
+    Returns:
+        None where its generators find nothing on these images to make a defect of.
+
+    Raises:
+        DataError: a defect was drawn on a test image or on a stranger.
+    """
+    fold = folds_of(len(real.train), folds=plan.folds, seed=seed)
+    on = [real.train.paths[index] for index in np.flatnonzero(fold == 0)]
+    made = []
+    for generator, folder in zip(plan.probe.generators, folders, strict=True):
+        options = GenerateOptions(generator=generator, count=plan.probe.count, seed=seed, size=plan.image_size, textures=plan.textures)
+        made.append(draw_defects(real, options, folder, on=on, progress=progress))
+    made = [each for each in made if each.images]
+    if not made:
+        return None
+    size = (plan.image_size, plan.image_size)
+    return SynthImages(
+        extract_features([path for each in made for path in each.images], backbone, size, cache=cache, progress=progress),
+        np.concatenate([each.resized(size) for each in made]),
+        np.concatenate([each.sources for each in made]),
+        made[0].preview,
+    )
