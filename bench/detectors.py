@@ -7,6 +7,7 @@ from typing import Any
 
 from aoi.bench.anomalib.plan import model_of
 from aoi.bench.plan import Plan
+from aoi.configs.strict import validated
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector, detector_family, make_detector
 
@@ -41,10 +42,30 @@ def fresh_detector(
 
 
 def check_detector(name: str, plan: Plan, backbone: Backbone) -> None:
-    """Refuse an impossible detector and impossible options before any work is done; errors as of `fresh_detector`."""
+    """Refuse an impossible detector and impossible options before any work is done, those of its candidates included.
+
+    Raises:
+        ConfigError, ModelError, BackendUnavailable: as of `fresh_detector`.
+    """
     detector = fresh_detector(name, plan, backbone, layers=layers_of(name, backbone), seed=0)
     if model_of(name):
         detector.check((plan.image_size, plan.image_size))  # type: ignore[attr-defined]
+    elif "select" in plan.couplings:
+        for number, candidate in enumerate(plan.select.candidates[name]):
+            options = {**plan.options.get(name, {}), **candidate.options}
+            validated(detector_family(name).options_model, options, where=f"select.candidates.{name}.{number}.options")
+
+
+def check_head(plan: Plan) -> None:
+    """Refuse impossible options of a head before any work is done.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if "head" in plan.couplings:
+        from aoi.detect.head import HeadOptions
+
+        validated(HeadOptions, plan.head.training, where="head.training")
 
 
 def folds_for(name: str, plan: Plan) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aoi.bench.anomalib.plan import model_of
+from aoi.bench.anomalib.plan import left_out, model_of
 from aoi.bench.arms import Arm, generator_slug, synth_name
 from aoi.bench.cache.listing import readable
 from aoi.bench.cache.place import open_cache
@@ -60,11 +60,14 @@ class Estimate:
     """What the rates were timed on."""
     cells: tuple[str, ...] = field(default=())
     """`data set · detector · generator · coupling × seeds`, those with arms to compute."""
+    left_out: tuple[str, ...] = field(default=())
+    """Why pairs of the plan are not run."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "arms": {"total": sum(self.arms.values()), "on_record": self.on_record, "by_dataset": self.arms, "cells": list(self.cells)},
+            "left_out": list(self.left_out),
             "shared": [{"what": one.what, "count": one.count, "on_record": one.on_record, "used_by": one.used_by} for one in self.shared],
             "seconds": {what: round(value, 1) for what, value in self.seconds.items()} | {"total": round(sum(self.seconds.values()), 1)},
             "disk_bytes": self.disk | {"total": sum(self.disk.values())},
@@ -77,6 +80,7 @@ class Estimate:
         total = sum(self.arms.values())
         lines = [f"{total} arms ({', '.join(f'{name}: {count}' for name, count in self.arms.items())}), {self.on_record} on record"]
         lines += [f"  {cell}" for cell in self.cells]
+        lines += [f"left out: {why}" for why in self.left_out]
         lines += ["shared work, done once:"] if self.shared else []
         for one in self.shared:
             lines.append(f"  {one.what}: {one.count}, {one.on_record} on record, for {one.used_by} arms")
@@ -167,11 +171,12 @@ def estimate(plan: Plan, out: Path, *, cache: Path | None = None, cache_gb: floa
         f"timed on {mini.train} good images, {mini.test} test images and {mini.defects} defects of {first.name}"
         + ("; the trainings of anomalib's detectors are not in it" if any(model_of(name) for name in plan.detectors) else ""),
         _cells(todo),
+        left_out(plan.detectors, plan.couplings, plan.made_generators),
     )
 
 
 def _makers(plan: Plan, arms: Sequence[Arm]) -> list[str]:
-    judges = plan.head.judges if plan.head.chooses and any(arm.coupling == "head" for arm in arms) else ()
+    judges = plan.judges if any(arm.coupling == "head" for arm in arms) else ()
     return list(dict.fromkeys([*(arm.generator for arm in arms if not arm.is_baseline), *judges]))
 
 

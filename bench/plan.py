@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from aoi.bench.anomalib.plan import TRAIN, AnomalibPlan, check_couplings, check_names, model_of, objection
+from aoi.bench.anomalib.plan import TRAIN, AnomalibPlan, model_of, objection
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
 from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
+from aoi.bench.plan_checks import check_candidates, check_detector_names, check_pairs
 from aoi.bench.plan_options import (
     FOLDER,
     ORACLE_MASK,
@@ -126,8 +127,11 @@ class Plan(Axes):
 
     @model_validator(mode="after")
     def _couplings_fit(self) -> Plan:
-        check_names(self.detectors)
-        check_couplings(self.detectors, self.couplings)
+        check_pairs(self.detectors, self.couplings, self.made_generators)
+        check_detector_names(self.options, self.detectors, where="options")
+        check_detector_names(self.select.candidates, self.detectors, where="select.candidates")
+        if "select" in self.couplings:
+            check_candidates(self.select.candidates, self.detectors)
         return self
 
     @property
@@ -138,7 +142,12 @@ class Plan(Axes):
     @property
     def paints(self) -> bool:
         """True where a checkpoint is needed."""
-        return DIFFUSION in self.generators or (ORACLE_MASK in self.generators and self.real.texture == DIFFUSION)
+        return DIFFUSION in (*self.generators, *self.judges) or (ORACLE_MASK in self.generators and self.real.texture == DIFFUSION)
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The generators whose defects are made for a head's automatic choice."""
+        return self.head.judges if self.head.chooses and "head" in self.couplings else ()
 
     @property
     def takes_out(self) -> bool:
@@ -177,7 +186,7 @@ class Plan(Axes):
         for condition, doses in self.points(stock, self.made_generators):
             yield Arm(dataset, detector, NONE, NONE, seed, None, condition)
             for generator, amounts in doses.items():
-                for coupling in (each for each in self.named_couplings if objection(detector, each) is None):
+                for coupling in (each for each in self.named_couplings if objection(detector, each, generator) is None):
                     for amount in amounts:
                         yield Arm(dataset, detector, generator, coupling, seed, amount, condition)
 

@@ -31,7 +31,7 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
     tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
     real = next(iter(tests.values()))
     makers = [arm.generator for arm in wanted if not arm.is_baseline]
-    judges = run.plan.head.judges if run.plan.head.chooses and any(arm.coupling == "head" for arm in wanted) else ()
+    judges = run.plan.judges if any(arm.coupling == "head" for arm in wanted) else ()
     sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
     with run.cache.reading() as cache:
         synth = {}

@@ -252,7 +252,7 @@ def _document(result: BenchResult) -> str:
         "- every cell: the arm's mean, in brackets its change against the same detector alone, paired by seed (mean ± standard deviation)",
         "- ▲ helps, ▼ hurts: 95 % interval off zero and p ≤ 0.05 after Holm's correction; without a mark nothing can be told",
         *(f"- `{name}` {what}" for name, what in COUPLINGS.items() if name in {row.coupling for row in result.arms}),
-        *(f"- left out: {why}" for why in left_out(plan["detectors"], plan["couplings"])),
+        *(f"- left out: {why}" for why in left_out(plan["detectors"], plan["couplings"], plan["generators"])),
         "- escapes: share of defective parts passed; overkill: share of good parts rejected; these and the F1s at the arm's own thresholds",
         "",
         markdown(result.arms),

@@ -9,12 +9,12 @@ from pathlib import Path
 from aoi.bench.arms import Arm, portions
 from aoi.bench.cache.place import open_cache
 from aoi.bench.cache.store import DEFAULT_GB, Cache, Reading
-from aoi.bench.detectors import check_detector, layers_of
+from aoi.bench.detectors import check_detector, check_head, layers_of
 from aoi.bench.judging.evidence import Archive
 from aoi.bench.judging.verdicts import judge
 from aoi.bench.ledger import Ledger
 from aoi.bench.material.elsewhere import find_elsewhere
-from aoi.bench.material.images import RealImages, check_datasets, dataset_names, degraded_images, real_images
+from aoi.bench.material.images import RealImages, check_datasets, dataset_names, degraded_images, diffusion_settings, real_images
 from aoi.bench.material.normal_images import check_normal_folders
 from aoi.bench.material.sources import arms_of
 from aoi.bench.notes import TRAIN, Notes
@@ -87,6 +87,9 @@ def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], cache: Cache
     layers = {name: layers_of(name, backbone) for name in plan.detectors}
     for name in plan.detectors:
         check_detector(name, plan, backbone)
+    check_head(plan)
+    if plan.paints:
+        diffusion_settings(plan)
     head_layers = backbone.layers_for(HEAD_STRIDES)
     selected = [backbone.layers_for(c.strides) for name in plan.detectors for c in plan.select.candidates.get(name, ()) if c.strides]
     every = {layer for found in (*layers.values(), head_layers, *(selected if "select" in plan.couplings else ())) for layer in found}

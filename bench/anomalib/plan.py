@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from aoi.bench.plan_options import REAL
 from aoi.configs.strict import StrictModel
 
 PREFIX = "anomalib:"
@@ -19,6 +20,8 @@ TRAIN = "train"
 """The coupling that puts invented defects in the place of those a detector makes up itself."""
 LEARNERS = ("Draem", "Glass", "Supersimplenet")
 """Models that learn from images of defects, so that ours can take the place of their own."""
+COMPARING = ("Draem", "Glass")
+"""Those of them that want the good image under each defect."""
 OWN_SPACE = {"Dsr": "anomalib:Dsr makes its defects up in a latent space of its own, where images cannot take their place"}
 """Models that learn from defects which are no images."""
 MAPLESS = ("Dfkde", "Ganomaly", "VlmAd")
@@ -72,32 +75,46 @@ def check_names(detectors: Sequence[str]) -> None:
             raise ValueError(f"{name} gives no anomaly map, so that nothing could be said of where it sees defects")
 
 
-def objection(detector: str, coupling: str) -> str | None:
-    """Why a coupling makes no sense for a detector, in one sentence; None where it does."""
+def objection(detector: str, coupling: str, generator: str = "") -> str | None:
+    """Why a coupling makes no sense for a detector, in one sentence; None where it does.
+
+    Args:
+        detector: as a plan names it.
+        coupling: as tables name it.
+        generator: whose defects it would be given; empty for any.
+    """
     model = model_of(detector)
     if coupling == TRAIN and model not in LEARNERS:
         named = ", ".join(PREFIX + each for each in LEARNERS)
         return OWN_SPACE.get(
             model or "", f"{detector} learns from good images alone, so that {TRAIN} has nothing to give it; it is for {named}"
         )
+    if coupling == TRAIN and model in COMPARING and generator == REAL:
+        return f"{detector} compares each defect with the good image under it, and there is none under a {REAL} one"
     if model is not None and coupling not in FOR_IMAGES:
         return f"{coupling} works on the features of this package's own detectors, which {detector} does not use"
     return None
 
 
-def check_couplings(detectors: Sequence[str], couplings: Sequence[str]) -> None:
-    """Refuse a coupling that makes sense for none of the detectors.
+def check_couplings(detectors: Sequence[str], couplings: Sequence[str], generators: Sequence[str] = ()) -> None:
+    """Refuse a coupling that makes sense for none of the detectors with any of the generators.
 
     Raises:
-        ValueError: saying why it does not for the first of them.
+        ValueError: saying why it does not for the first of them, and what to do.
     """
     for coupling in couplings:
-        reasons = [objection(detector, coupling) for detector in detectors]
+        reasons = [objection(detector, coupling, generator) for detector in detectors for generator in generators or ("",)]
         if reasons and all(reasons):
-            raise ValueError(f"the coupling {coupling} fits no detector of this plan: {reasons[0]}")
+            remedy = f"leave {coupling} out" + ("" if coupling == TRAIN else ", or add patchcore or padim to the detectors")
+            raise ValueError(f"the coupling {coupling} fits no detector of this plan: {reasons[0]}; {remedy}")
 
 
-def left_out(detectors: Sequence[str], couplings: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for each pair that is not run."""
-    said = (objection(detector, coupling) for detector in detectors for coupling in couplings)
-    return tuple(reason for reason in said if reason)
+def left_out(detectors: Sequence[str], couplings: Sequence[str], generators: Sequence[str] = ()) -> tuple[str, ...]:
+    """A sentence for each pair that is not run, or not with one of the generators."""
+    said = (
+        objection(detector, coupling, generator)
+        for detector in detectors
+        for coupling in couplings
+        for generator in ("", *(name for name in generators if name == REAL))
+    )
+    return tuple(dict.fromkeys(reason for reason in said if reason))

@@ -21,6 +21,8 @@ from aoi.detect.features import FeatureSet
 T = TypeVar("T")
 PROBE = "(probe)"
 """The name of the probe among held-out scores; no generator's."""
+UNTAUGHT = "every defect lies on the good images that are held out"
+"""Of a handful of defects that all lie on one good image, nothing can be learned: the detector alone stays."""
 
 
 def _fit(detector: Detector, images: FeatureSet) -> Detector:

@@ -9,7 +9,7 @@ import numpy as np
 
 from aoi.bench.anomalib.plan import TRAIN
 from aoi.bench.couplings.fusion import Choice, Judge, choose_fusion
-from aoi.bench.couplings.group import CouplingRule, baseline, from_fold_0
+from aoi.bench.couplings.group import UNTAUGHT, CouplingRule, baseline, from_fold_0
 from aoi.bench.couplings.group import Group as Group
 from aoi.bench.couplings.group import Outcome as Outcome
 from aoi.bench.couplings.negative import negative
@@ -65,7 +65,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
     drawn = np.flatnonzero(fold[images.sources] != 0)
     if not len(drawn):
-        return replace(baseline(group), details={"untaught": "every defect lies on the good images that are held out"})
+        return replace(baseline(group), details={"untaught": UNTAUGHT})
     trained, logits = _taught(group, images, learned, drawn, options, progress)
     good_logits = trained.logits(group.real.train.take(kept))
     weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.group import Group, Outcome, with_percentiles
+from aoi.bench.couplings.group import UNTAUGHT, Group, Outcome, baseline, with_percentiles
 from aoi.bench.couplings.segment_plan import Protocol
 from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
 from aoi.bench.heldout import folds_of, with_defects_on_both_sides
@@ -50,6 +50,8 @@ def segment_legacy(group: Group, generator: str, progress: Progress = silent) ->
 
 
 def _outcome(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Outcome:
+    if not (_folds(group, generator)[group.synth[generator].sources] != 0).any():
+        return replace(baseline(group), details={"untaught": UNTAUGHT})
     if group.sharing is None:
         found = _computed(group, generator, protocol, progress)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aoi.bench.anomalib.plan import TRAIN, objection
-from aoi.bench.couplings.group import Group, Outcome, with_percentiles
+from aoi.bench.couplings.group import UNTAUGHT, Group, Outcome, baseline, with_percentiles
 from aoi.bench.material.leaks import check_choice
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Scores
@@ -29,6 +29,8 @@ def train(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     real, images, fold = group.real, group.synth[generator], group.held_out.fold
     check_choice(images.features.paths, real.test_contents, what="trained")
     learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
+    if not (fold[images.sources] != 0).any():
+        return replace(baseline(group), details={"untaught": UNTAUGHT})
     scores: list[Scores] = []
     for good, drawn, asked in (
         (real.train, np.arange(len(images.sources)), real.test),

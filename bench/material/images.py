@@ -26,6 +26,7 @@ from aoi.detect.backbones import Backbone
 from aoi.detect.evaluate import truth_masks
 from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
 from aoi.errors import ConfigError, DataError
+from aoi.synth.diffusion.settings import DiffusionSettings
 from aoi.synth.generate import GenerateOptions, generate_dataset
 
 
@@ -268,13 +269,19 @@ def draw_defects(
 
 def _painted(options: GenerateOptions, plan: Plan, out: Path) -> GenerateOptions:
     """`options` with the plan's checkpoint and sentences, which are worked off in turn."""
-    from aoi.synth.diffusion.settings import DiffusionSettings
-
-    try:
-        settings = DiffusionSettings(**{"model": plan.diffusion.model, **plan.diffusion.settings})
-    except TypeError as error:
-        raise ConfigError(f"diffusion.settings of the plan: {error}", hint="see `aoi synth generate --help`") from error
     table = out.with_name(f"{out.name}-sentences.jsonl")
     table.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(table, [{"prompt": sentence} for sentence in plan.diffusion.sentences])
-    return replace(options, prompts=table, diffusion=settings)
+    return replace(options, prompts=table, diffusion=diffusion_settings(plan))
+
+
+def diffusion_settings(plan: Plan) -> DiffusionSettings:
+    """The plan's settings of the generator that paints.
+
+    Raises:
+        ConfigError: naming the one that makes no sense.
+    """
+    try:
+        return DiffusionSettings(**{"model": plan.diffusion.model, **plan.diffusion.settings})
+    except TypeError as error:
+        raise ConfigError(f"diffusion.settings of the plan: {error}", hint="see `aoi synth generate --help`") from error

@@ -89,7 +89,7 @@ def facts(finished: Finished) -> list[str]:
             "helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell, with the change that these images and seeds "
             "would have shown four times in five"
         )
-    lines += [f"left out: {why}" for why in left_out(plan.get("detectors", ()), plan.get("couplings", ()))]
+    lines += [f"left out: {why}" for why in left_out(*(plan.get(name, ()) for name in ("detectors", "couplings", "generators")))]
     return lines
 
 

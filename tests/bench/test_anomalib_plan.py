@@ -26,7 +26,8 @@ def test_names_are_known_without_importing_anomalib():
         (["patchcore"], ["train"], "patchcore learns from good images alone"),
         (["anomalib:EfficientAd", "padim"], ["calibrate", "train"], "EfficientAd learns from good images alone"),
         (["anomalib:Dsr"], ["train"], "latent space"),
-        (["anomalib:Draem"], ["select"], "works on the features"),
+        *((["anomalib:Draem"], [coupling], "works on the features") for coupling in ("select", "negative", "weight", "normals")),
+        (["anomalib:Draem"], ["weight"], "leave weight out, or add patchcore or padim to the detectors"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_sentence(detectors, couplings, words):
@@ -42,6 +43,19 @@ def test_arms_that_make_no_sense_are_left_out_and_explained():
     assert len(said) == 2
     assert all(name in " ".join(said) for name in ("patchcore", "anomalib:Draem"))
     assert objection("patchcore", "head") is None
+
+
+def test_real_defects_have_no_good_image_under_them_to_be_compared_with():
+    both = plan(detectors=["anomalib:Draem"], generators=["none", "perlin", "real"], couplings=["calibrate", "train"])
+    arms = [(arm.generator, arm.coupling) for arm in both.arms("x", "anomalib:Draem", 0) if not arm.is_baseline]
+    assert arms == [("perlin", "calibrate"), ("perlin", "train"), ("real", "calibrate")]
+    (said,) = left_out(both.detectors, both.couplings, both.generators)
+    assert "none under a real one" in said
+    with pytest.raises(ConfigError, match="none under a real one; leave train out"):
+        plan(detectors=["anomalib:Draem"], generators=["none", "real"], couplings=["train"])
+    assert list(
+        plan(detectors=["anomalib:Supersimplenet"], generators=["real"], couplings=["train"]).arms("x", "anomalib:Supersimplenet", 0)
+    )
 
 
 def test_records_have_names_that_every_file_system_takes():

@@ -5,6 +5,8 @@ import pytest
 from aoi.bench.arms import USUAL
 from aoi.bench.axes import Stock
 from aoi.bench.plan import Plan, load_plan, presets
+from aoi.bench.plan_checks import OWN
+from aoi.bench.run import run_bench
 from aoi.errors import ConfigError
 
 
@@ -37,6 +39,12 @@ def test_comma_separated_lists_replace_those_of_the_file(tmp_path):
         ("count: 3", "count", ""),
         ("image_size: big", "image_size", ""),
         ("head: {weight: -1}", r"head\.weight", ""),
+        ("options: {padmi: {dims: 10}}", "options names 'padmi'.*did you mean padim", ""),
+        ("options: {'anomalib:Draemm': {}}", "did you mean anomalib:Draem", ""),
+        ("select: {candidates: {padmi: [{}]}}", "did you mean padim", ""),
+        ("couplings: [select]\nselect: {candidates: {patchcore: [{}]}}", "no candidates for padim.*or leave select out", ""),
+        ("couplings: [select]\nselect: {candidates: {patchcore: [], padim: [{}]}}", "no candidates for patchcore", ""),
+        ("couplings: [head]\nhead: {weight: auto, judges: [diffusion]}", "no sentences to paint", ""),
         ("- 1", "no mapping", ""),
         ("seeds: [0", "not valid YAML", ""),
     ],
@@ -85,3 +93,35 @@ def test_the_paper_preset_moves_one_axis_at_a_time_and_takes_each_generator_for_
     assert amounts == {10, 50, 200, None}
     assert {arm.amount for arm in arms if arm.generator == "perlin" and arm.condition != USUAL} == {None}
     assert {arm.amount for arm in arms if arm.generator == "real"} == {10, 15}
+
+
+def test_settings_of_detectors_that_do_not_take_part_do_no_harm():
+    plan = Plan.model_validate({"datasets": ["x"], "detectors": ["padim"], "options": {"patchcore": {}, "anomalib:Draem": {}}})
+    assert plan.judges == ()
+    assert not Plan.model_validate({"datasets": ["x"], "head": {"judges": ["diffusion"]}}).paints  # nothing is left to an automatic choice
+
+
+def test_the_names_of_this_packages_detectors_are_all_known():
+    from aoi.detect import detector
+
+    detector.detector_family(OWN[0])
+    assert set(OWN) == {name for name, family in detector._FAMILIES.items() if family.__module__.startswith("aoi.detect.")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"couplings": ("select",), "select": {"candidates": {"padim": [{}, {"options": {"dimms": 3}}]}}},
+            r"select\.candidates\.padim\.1\.options",
+        ),
+        ({"couplings": ("head",), "head": {"training": {"epohcs": 3}}}, r"epohcs in head\.training"),
+        ({"generators": ("diffusion",), "diffusion": {"sentences": ["a dent"], "settings": {"stepz": 3}}}, r"diffusion\.settings.*stepz"),
+    ],
+)
+def test_what_only_the_code_behind_it_can_refuse_is_refused_before_any_work(changes, words, parts, small_plan, tiny_bench, tmp_path):
+    def nothing(*said) -> None:
+        pytest.fail(f"{said} was begun")
+
+    with pytest.raises(ConfigError, match=words):
+        run_bench(small_plan(parts, detectors=("padim",), **changes), tmp_path, progress=nothing)

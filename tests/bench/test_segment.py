@@ -11,6 +11,7 @@ from aoi.bench.couplings.segment import segment, segment_legacy
 from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
 from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
 from aoi.bench.couplings.unet import PRIOR, UNet, focal_loss, pooled_maximum
+from aoi.bench.heldout import folds_of
 from aoi.bench.material.leaks import contents
 from aoi.bench.plan import Plan
 from aoi.bench.report.tables import facts, markdown_report, sentences
@@ -131,11 +132,11 @@ def test_nothing_to_learn_from_is_an_error(lessons):
 @pytest.fixture
 def group(tmp_path, plan, tiny_bench, monkeypatch):
     """What the arms of one detector share, taken out of a run."""
-    from aoi.bench import run
+    from aoi.bench import portion
 
     caught = []
-    original = run._run_arm
-    monkeypatch.setattr(run, "_run_arm", lambda *args: caught.append(args[1]) or original(*args))
+    original = portion._run_arm
+    monkeypatch.setattr(portion, "_run_arm", lambda *args: caught.append(args[1]) or original(*args))
     changes = {
         "detectors": ("padim",),
         "generators": ("perlin",),
@@ -210,6 +211,14 @@ def test_test_images_among_what_it_learns_from_stop_it(group):
     )
     with pytest.raises(DataError, match="trained on test images"):
         segment(trained_on_good, "perlin")
+
+
+def test_defects_that_all_lie_on_held_out_ground_teach_nothing(group):
+    only = dataclasses.replace(group.synth["perlin"], sources=np.zeros_like(group.synth["perlin"].sources))
+    seed = next(seed for seed in range(100) if folds_of(len(group.real.train), folds=group.plan.folds, seed=seed)[0] == 0)
+    outcome = segment(dataclasses.replace(group, synth={"perlin": only}, seed=seed, sharing=None), "perlin")
+    assert "held out" in outcome.details["untaught"]
+    np.testing.assert_array_equal(outcome.maps, group.test.maps)
 
 
 def test_it_is_computed_once_for_all_detectors_and_said_to_leak_in_every_table(parts, small_plan, tiny_bench, tmp_path, monkeypatch):

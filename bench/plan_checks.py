@@ -1,0 +1,56 @@
+"""What a plan asks for and cannot have, found when it is read: nothing that costs work has begun by then, and nothing heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aoi.bench.anomalib.plan import PREFIX, check_couplings, check_names, objection
+
+OWN = ("patchcore", "padim")
+"""The detectors of this package, whose code need not be imported to know their names."""
+
+
+def check_pairs(detectors: Sequence[str], couplings: Sequence[str], generators: Sequence[str]) -> None:
+    """Refuse unknown models of anomalib, and couplings that fit no detector and no generator of the plan.
+
+    Raises:
+        ValueError: saying why, and what to do.
+    """
+    check_names(detectors)
+    check_couplings(detectors, couplings, generators)
+
+
+def check_detector_names(named: Iterable[str], detectors: Sequence[str], *, where: str) -> None:
+    """Refuse settings of detectors that are none: they would be passed over without a word.
+
+    Args:
+        named: detectors that settings are given for; they need not take part.
+        detectors: those of the plan.
+        where: the key the settings stand under.
+
+    Raises:
+        ValueError: with the nearest name.
+    """
+    known = tuple(dict.fromkeys((*OWN, *detectors)))
+    for name in named:
+        if name.startswith(PREFIX):
+            check_names([name])
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"{where} names {name!r}, which is no detector; " + (f"did you mean {near[0]}?" if near else f"use {OWN}"))
+
+
+def check_candidates(candidates: Mapping[str, Sequence[Any]], detectors: Sequence[str]) -> None:
+    """Refuse `select` where there is nothing to select from.
+
+    Raises:
+        ValueError: naming the detector without candidates.
+    """
+    for name in detectors:
+        if objection(name, "select") is None and not candidates.get(name):
+            raise ValueError(
+                f"the coupling select has no candidates for {name}; list some under select: candidates: {name}, its own settings ({{}}) "
+                "first, or leave select out"
+            )
