@@ -121,37 +121,74 @@ def trust(ratio: LikelihoodRatio, pairs: Pairs) -> float:
     return max(0.0, 2 * (float(np.mean(found)) - error) - 1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """What the defects of one generator teach, whichever detector it corrects."""
+
+    ratio: LikelihoodRatio
+    trust: float
+    """In 0–1, on the defects of fold 0."""
+    logits: np.ndarray
+    """Of the good images of fold 0, n×h×w float32."""
+    defective_cells: int
+    """Under the masks, before the editing."""
+
+
 def negative(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     """The one-class map plus bounded evidence of the likelihood ratio; fold 0 is held out to standardise and to weigh it."""
-    options, fold, held_out = group.plan.negative, group.held_out.fold, group.held_out.good
+    options, held_out = group.plan.negative, group.held_out.good
+    kept = np.flatnonzero(group.held_out.fold == 0)
+    # None of this reads the detector: the next one finds it.
+    said = _inputs(group, generator)
+    taught = group.once("negative", said, lambda: _taught(group, generator))
+
+    def logits_of(features: FeatureSet) -> np.ndarray:
+        features = features.only(group.head_layers)
+        return group.once("negative logits", [*said, features], lambda: taught.ratio.maps(features, progress=progress))
+
+    weight = options.weight * taught.trust
+    fusion = fit_fusion(held_out.maps, taught.logits, weight=weight, quantile=options.quantile, bound=options.bound)
+    good_scores = Scores(held_out.maps[kept], held_out.image_scores[kept])
+    details = _details(taught, fusion) | {"image_rule": options.image_rule}
+    watch = watch_of(group) if fusion.weight > 0 else None
+    if watch is not None:
+        sight = watch.sight(fusion.maps(watch.one_class, logits_of(watch.features)), fusion.maps(good_scores.maps, taught.logits))
+        details |= {"probe": sight.as_dict()}
+        if sight.vetoed:
+            return replace(baseline(group), details=details)
+    return _outcome(group, fusion, fusion.maps(group.test.maps, logits_of(group.real.test)), good_scores, taught.logits, details)
+
+
+def _inputs(group: Group, generator: str) -> list[object]:
+    """All that decides what the defects teach."""
+    images, layers = group.synth[generator], group.head_layers
+    drawn = [images.features.only(layers), images.masks, images.sources]
+    settings = [list(layers), group.plan.negative.model_dump(mode="json"), group.seed]
+    return [group.real.train.only(layers), *drawn, group.held_out.fold, *settings]
+
+
+def _taught(group: Group, generator: str) -> Taught:
+    options, fold = group.plan.negative, group.held_out.fold
     learned, kept = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
     rng = np.random.default_rng([group.seed, 5])
     good, defective = _cells(group, generator, learned, rng)
     unseen, _ = _cells(group, generator, kept, rng)
     ratio = fit_ratio(good, defective, unseen, options=options, layers=group.head_layers, rng=rng)
     trusted = trust(ratio, _held_out_pairs(group, generator))
-    logits = ratio.maps(group.real.train.take(kept))
-    fusion = fit_fusion(held_out.maps, logits, weight=options.weight * trusted, quantile=options.quantile, bound=options.bound)
-    good_scores = Scores(held_out.maps[kept], held_out.image_scores[kept])
-    details: dict[str, Any] = {
-        "trust": round(trusted, 5),
+    return Taught(ratio, trusted, ratio.maps(group.real.train.take(kept)), len(defective))
+
+
+def _details(taught: Taught, fusion: Fusion) -> dict[str, Any]:
+    return {
+        "trust": round(taught.trust, 5),
         "weight": fusion.weight,
         "level": fusion.level,
         "scale": fusion.scale,
         "bound": fusion.bound,
-        "good_bank": len(ratio.good),
-        "defect_bank": 0 if ratio.defective is None else len(ratio.defective),
-        "defective_cells": len(defective),
-        "image_rule": options.image_rule,
+        "good_bank": len(taught.ratio.good),
+        "defect_bank": 0 if taught.ratio.defective is None else len(taught.ratio.defective),
+        "defective_cells": taught.defective_cells,
     }
-    watch = watch_of(group) if fusion.weight > 0 else None
-    if watch is not None:
-        sight = watch.sight(fusion.maps(watch.one_class, ratio.maps(watch.features)), fusion.maps(good_scores.maps, logits))
-        details |= {"probe": sight.as_dict()}
-        if sight.vetoed:
-            return replace(baseline(group), details=details)
-    maps = fusion.maps(group.test.maps, ratio.maps(group.real.test, progress=progress))
-    return _outcome(group, fusion, maps, good_scores, logits, details)
 
 
 def _cells(group: Group, generator: str, sources: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

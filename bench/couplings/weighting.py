@@ -156,8 +156,11 @@ def mean_squares(bank: torch.Tensor, cells: torch.Tensor) -> np.ndarray:
 def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> Outcome:
     options, train = group.plan.weight, group.fits.train
     every = ChosenPaDiM(fitted, None)
-    apart = np.setdiff1d(group.fits.learned, _contrast(group, generator))
-    mean, deviation = position_moments(every, train.take(apart))
+    apart = train.take(np.setdiff1d(group.fits.learned, _contrast(group, generator)))
+    every.prepare(apart)
+    # Most generators leave the same images apart.
+    said = [apart, list(every.layers), every.options.epsilon]
+    mean, deviation = group.once("position moments", said, lambda: position_moments(every, apart))
 
     def standardised(maps: Any) -> torch.Tensor:
         vectors = (every.vectors(maps) - mean[:, None]) / deviation[:, None]
@@ -185,8 +188,12 @@ def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> O
 
 
 def position_moments(detector: PaDiM, train: FeatureSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of every channel at every position, P×C float32 each; the variance grows by the detector's ε."""
-    detector.prepare(train)
+    """Mean and standard deviation of every channel at every position, P×C float32 each; the variance grows by the detector's ε.
+
+    Args:
+        detector: prepared for images like these.
+        train: features of the images.
+    """
     first = second = torch.zeros(())
     shift: torch.Tensor | None = None
     for maps in train.batches(detector.batch_size):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from aoi.bench.cache.sharing import Sharing
+from aoi.bench.cache.store import Cache
 from aoi.bench.couplings.group import baseline
 from aoi.bench.couplings.negative import fit_ratio, negative, trust
 from aoi.bench.material.pairs import Pairs, paired_cells
@@ -114,6 +117,20 @@ def test_a_kind_that_was_not_invented_is_never_talked_down_and_the_correction_is
     assert added.min() > -1e-3
     assert added.max() <= 0.7 * 2.0 + 1e-3
     assert added.max() > 0
+
+
+def test_what_the_defects_teach_is_learned_once_for_all_detectors(ground, toy_group, tmp_path, monkeypatch):
+    learned: list[str] = []
+    monkeypatch.setattr("aoi.bench.couplings.negative.fit_ratio", lambda *args, **kw: learned.append("") or fit_ratio(*args, **kw))
+    sharing = Sharing(Cache(tmp_path), device="cpu")
+    for detector in ("patchcore", "padim"):
+        alone = toy_group(ground(lift=3.0), detector)
+        shared, plain = negative(replace(alone, sharing=sharing), "perlin"), negative(alone, "perlin")
+        np.testing.assert_array_equal(shared.maps, plain.maps)
+        assert (shared.details, shared.pixel_threshold) == (plain.details, plain.pixel_threshold)
+    assert len(learned) == 1 + 2  # once shared, and once for each detector alone
+    other = toy_group(ground(lift=3.0), "padim", negative={"editing": 0.5})
+    assert negative(replace(other, sharing=sharing), "perlin").details == negative(other, "perlin").details
 
 
 def test_a_silent_bank_keeps_the_detectors_pixel_threshold(ground, toy_group):

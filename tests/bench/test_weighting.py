@@ -120,6 +120,7 @@ def test_channels_stay_where_defects_change_nothing(rng):
 def test_moments_equal_numpys(rng, ground, toy_group):
     group = toy_group(ground(), "padim")
     every = ChosenPaDiM(group.fits.on_all(), None)
+    every.prepare(group.fits.train)
     mean, deviation = position_moments(every, group.fits.train)
     coarse = group.fits.train.layers["layer2"].repeat(2, 2).repeat(2, 3)
     maps = np.concatenate([group.fits.train.layers["layer1"], coarse], 1).reshape(24, 18, 256).astype(np.float64)
