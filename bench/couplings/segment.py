@@ -2,36 +2,34 @@
 
 AnomalyDiffusion (Hu et al., AAAI 2024, arXiv 2312.05767) and its successors train a U-Net on generated pairs and report what it finds in
 the test set. They keep the epoch that did best on that same test set; `legacy` does so too, for comparison with their tables, and
-`clean` chooses on held-out invented defects instead. What comes out does not depend on the detector: it is computed once and kept.
+`clean` chooses on held-out invented defects instead. What comes out does not depend on the detector: it is computed once and kept, the
+network apart from what it says of test images, which may be degraded in several ways.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from aoi.bench.couplings.group import UNTAUGHT, Group, Outcome, baseline, with_percentiles
+from aoi.bench.couplings.segment_kept import Said, Taught, read_said, read_taught
 from aoi.bench.couplings.segment_plan import Protocol
 from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
 from aoi.bench.heldout import folds_of, with_defects_on_both_sides
 from aoi.bench.ledger import identity_of
 from aoi.bench.material.leaks import check_choice
 from aoi.data.content import file_hashes
-from aoi.data.files import atomic_path
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import resolve_device
-from aoi.detect.detector import Scores
 
-FILE = "result.npz"
-Result = tuple[Scores, Scores, dict[str, Any]]
-"""Scores of the test images and of the good images of fold 0, and what was chosen."""
-SCHEMA = 1
+Result = TypeVar("Result", Said, Taught)
+SCHEMA = 2
 """Raised whenever older results would mean something else."""
 WARNING = (
     "the epoch was chosen on the test images, as the field does it: this leaks, and the figures are no evidence; "
@@ -52,20 +50,49 @@ def segment_legacy(group: Group, generator: str, progress: Progress = silent) ->
 def _outcome(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Outcome:
     if not (_folds(group, generator)[group.synth[generator].sources] != 0).any():
         return replace(baseline(group), details={"untaught": UNTAUGHT})
+    found = _said(group, generator, protocol, progress)
+    kept = np.flatnonzero(_folds(group, generator) == 0)
+    return replace(with_percentiles(group, found.test.maps, found.test.image_scores, found.good, kept), details=found.details)
+
+
+def _said(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Said:
+    """Computed once for all detectors."""
+
+    def compute() -> Said:
+        taught = _taught(group, generator, protocol, progress)
+        real, options, device = group.real, group.plan.segment, resolve_device(group.plan.device)
+        test = predicted(taught.network, real.test.paths, real.test.image_size, options, device, progress)
+        return Said(test, taught.good, taught.details)
+
     if group.sharing is None:
-        found = _computed(group, generator, protocol, progress)
-    else:
+        return compute()
+    return group.sharing.cache.fetch("segment", _key(group, generator, protocol, tested=True), partial(_kept, compute), read_said)
 
-        def make(folder: Path) -> Result:
-            made = _computed(group, generator, protocol, progress)
-            _write(folder / FILE, *made)
-            return made
 
-        found = group.sharing.cache.fetch("segment", _key(group, generator, protocol), make, lambda folder: _read(folder / FILE))
-    test, good, details = found
-    return replace(
-        with_percentiles(group, test.maps, test.image_scores, good, np.flatnonzero(_folds(group, generator) == 0)), details=details
-    )
+def _taught(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Taught:
+    """Trained once for all degradations of the test images, where these have no say in it."""
+    lessons, judged = _material(group, generator, protocol)
+
+    def compute() -> Taught:
+        options, device = group.plan.segment, resolve_device(group.plan.device)
+        trained = train_segmentation(lessons, judged, options, seed=group.seed, device=device, progress=progress)
+        held_out = tuple(group.real.train.paths[i] for i in np.flatnonzero(_folds(group, generator) == 0))
+        good = predicted(trained.network, held_out, group.real.test.image_size, options, device)
+        details = {"protocol": protocol, **trained.as_dict()}
+        return Taught(trained.network, good, details | ({"warning": WARNING} if protocol == "legacy" else {}))
+
+    if group.sharing is None:
+        return compute()
+    key = _key(group, generator, protocol, tested=protocol == "legacy")
+    load = partial(read_taught, options=group.plan.segment, device=resolve_device(group.plan.device))
+    return group.sharing.cache.fetch("segment-networks", key, partial(_kept, compute), load)
+
+
+def _kept(compute: Callable[[], Result], folder: Path) -> Result:
+    """What is computed, written to a folder as well."""
+    made = compute()
+    made.write(folder)
+    return made
 
 
 def _folds(group: Group, generator: str) -> np.ndarray:
@@ -74,23 +101,20 @@ def _folds(group: Group, generator: str) -> np.ndarray:
     return with_defects_on_both_sides(fold, group.synth[generator].sources)
 
 
-def _computed(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Result:
-    """Scores of the test images and of the good images of fold 0, and what was chosen."""
-    real, images, options, fold = group.real, group.synth[generator], group.plan.segment, _folds(group, generator)
-    device = resolve_device(group.plan.device)
+def _material(group: Group, generator: str, protocol: Protocol) -> tuple[Lessons, Judged]:
+    """What is learned from and what the epoch is chosen on.
+
+    Raises:
+        DataError: a test image is among them.
+    """
+    real, images, fold = group.real, group.synth[generator], _folds(group, generator)
     drawn = np.flatnonzero(fold[images.sources] != 0)
     paths = images.features.paths
     lessons = Lessons(tuple(real.train.paths[i] for i in np.flatnonzero(fold != 0)), tuple(paths[i] for i in drawn), images.masks[drawn])
     judged = _on_held_out(group, generator) if protocol == "clean" else Judged(_annotated(group), real.masks[real.annotated])
     check_choice((*lessons.good, *lessons.defects), real.test_contents, what="trained")
     check_choice(judged.images, real.test_contents, what="chosen", protocol=protocol)
-    trained = train_segmentation(lessons, judged, options, seed=group.seed, device=device, progress=progress)
-    held_out = tuple(real.train.paths[i] for i in np.flatnonzero(fold == 0))
-    size = images.masks.shape[1:]
-    test = predicted(trained.network, real.test.paths, size, options, device, progress)
-    good = predicted(trained.network, held_out, size, options, device)
-    details = {"protocol": protocol, **trained.as_dict()}
-    return test, good, details | ({"warning": WARNING} if protocol == "legacy" else {})
+    return lessons, judged
 
 
 def _annotated(group: Group) -> tuple[Path, ...]:
@@ -108,44 +132,16 @@ def _on_held_out(group: Group, generator: str) -> Judged:
     return Judged(paths, np.concatenate([images.masks[kept], np.zeros((len(good), *images.masks.shape[1:]), bool)]))
 
 
-def _key(group: Group, generator: str, protocol: Protocol) -> str:
-    """Everything that decides the result; which detector asks is not among it."""
+def _key(group: Group, generator: str, protocol: Protocol, *, tested: bool) -> str:
+    """Everything that decides the network, or its scores of the test images; which detector asks is not among it.
+
+    Args:
+        tested: the test images are: they are scored, or the leaking protocol chooses on them.
+    """
     real, images, plan = group.real, group.synth[generator], group.plan
     read = (images.masks, real.masks) if protocol == "legacy" else (images.masks,)
     masks = [hashlib.sha256(np.packbits(each).tobytes()).hexdigest() for each in read]
-    files = [file_hashes(each) for each in (real.train.paths, real.test.paths, images.features.paths)]
-    options = plan.segment.model_dump(mode="json") | {"protocol": protocol}
-    found = [
-        SCHEMA,
-        options,
-        plan.image_size,
-        _folds(group, generator).tolist(),
-        plan.device,
-        group.seed,
-        masks,
-        files,
-        images.sources.tolist(),
-    ]
-    return identity_of(found)[:32]
-
-
-def _write(path: Path, test: Scores, good: Scores, details: dict[str, Any]) -> None:
-    with atomic_path(path) as part, part.open("wb") as file:
-        np.savez(
-            file,
-            test_maps=test.maps,
-            test_scores=test.image_scores,
-            good_maps=good.maps,
-            good_scores=good.image_scores,
-            details=np.array(json.dumps(details)),
-        )
-
-
-def _read(path: Path) -> tuple[Scores, Scores, dict[str, Any]] | None:
-    """What `_write` wrote; None where there is nothing whole."""
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            test, good = (Scores(found[f"{name}_maps"], found[f"{name}_scores"]) for name in ("test", "good"))
-            return test, good, json.loads(str(found["details"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+    files = [file_hashes(each) for each in (real.train.paths, images.features.paths, *((real.test.paths,) if tested else ()))]
+    options = plan.segment.identity | {"protocol": protocol}
+    folds, sources = _folds(group, generator).tolist(), images.sources.tolist()
+    return identity_of([SCHEMA, options, plan.image_size, folds, plan.device, group.seed, masks, files, sources])[:32]

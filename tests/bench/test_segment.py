@@ -261,3 +261,24 @@ def test_plans_name_the_protocol_and_refuse_what_makes_no_sense():
     for bad, words in (({"side": 100}, "multiple of 16"), ({"protocol": "leaky"}, "clean"), ({"minutes": 0}, "greater than 0")):
         with pytest.raises(ConfigError, match=words):
             validated(Plan, {"datasets": ["x"], "segment": bad}, where="a plan")
+
+
+def test_degradations_share_a_network_and_read_it_back_as_it_was(parts, small_plan, tiny_bench, tmp_path, monkeypatch):
+    from aoi.bench.couplings import segment as module
+
+    calls = []
+    original = module.train_segmentation
+    monkeypatch.setattr(module, "train_segmentation", lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
+    plan = small_plan(
+        parts, detectors=("padim",), generators=("perlin",), couplings=("segment",), seeds=(0,), segment=TINY | {"protocol": "both"},
+        degradation=("none", "noise:20", "jpeg:5"),
+    )  # fmt: skip
+    run_bench(plan, tmp_path / "together")
+    assert len(calls) == 1 + 3  # the leaking protocol chooses its epoch on the test images: anew on those of each degradation
+    for worse in ("noise:20", "jpeg:5"):
+        run_bench(plan.model_copy(update={"degradation": (worse,)}), tmp_path / worse[:4])
+        (alone,) = (tmp_path / worse[:4] / "arms").glob("disc-padim-perlin-segment-0-*.json")
+        found, shared = (json.loads(path.read_text())["content"] for path in (alone, tmp_path / "together" / "arms" / alone.name))
+        assert found["evidence"] == shared["evidence"]
+        assert found["metrics"] == shared["metrics"]
+        assert found["details"] == shared["details"]
