@@ -57,6 +57,12 @@ class Degradation:
         """How a plan writes it."""
         return NONE if self.kind == NONE else f"{self.kind}:{self.strength:g}"
 
+    @property
+    def words(self) -> str:
+        """For people; empty for none."""
+        said = {"noise": "noise of {:g} grey levels", "jpeg": "JPEG at quality {:g}", "blur": "blur of {:g} pixels"}
+        return said.get(self.kind, "").format(self.strength)
+
     def applied(self, image: np.ndarray) -> np.ndarray:
         """The worse picture: the same one for the same pixels, whatever the file is called and whoever asks.
 

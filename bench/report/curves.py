@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aoi.bench.arms import NONE
 from aoi.bench.judging.evidence import Inspected
 from aoi.bench.judging.resampling import Evidence, Rows, area
 from aoi.bench.report.data import Finished, Row, arm_name
@@ -111,6 +112,8 @@ class Change:
     map_before: np.ndarray
     map_after: np.ndarray
     """h×w float32: the share of good pixels that look at least as anomalous."""
+    degradation: str = NONE
+    """What was done to the image before anyone saw it."""
 
 
 def changes(finished: Finished, row: Mapping[str, Any], *, each: int = 3) -> tuple[list[Change], list[Change]]:
@@ -126,13 +129,14 @@ def changes(finished: Finished, row: Mapping[str, Any], *, each: int = 3) -> tup
     delta = parts[1] - parts[0]
     order = [int(i) for i in np.argsort(-delta, kind="stable") if np.isfinite(delta[i])]
     best, worst = [i for i in order[:each] if delta[i] > SEEN], [i for i in order[::-1][:each] if delta[i] < -SEEN]
-    helped, hurt = ([_change(test, i, parts, (before, after)) for i in chosen] for chosen in (best, worst))
+    worse = str(row.get("degradation", NONE))
+    helped, hurt = ([_change(test, i, parts, (before, after), worse) for i in chosen] for chosen in (best, worst))
     return helped, hurt
 
 
-def _change(test: Inspected, index: int, parts: list[np.ndarray], maps: tuple[np.ndarray, np.ndarray]) -> Change:
+def _change(test: Inspected, index: int, parts: list[np.ndarray], maps: tuple[np.ndarray, np.ndarray], degradation: str) -> Change:
     before, after = float(parts[0][index]), float(parts[1][index])
-    return Change(test.images[index], test.masks[index], test.labels[index], before, after, maps[0][index], maps[1][index])
+    return Change(test.images[index], test.masks[index], test.labels[index], before, after, maps[0][index], maps[1][index], degradation)
 
 
 def image_parts(evidence: Evidence) -> np.ndarray:

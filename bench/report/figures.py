@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from aoi.bench.arms import NONE
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.report.charts import COLOURS, Series, forest, histogram, line_chart, scatter, step_chart
 from aoi.bench.report.choices import Chosen, rankings
@@ -206,25 +207,41 @@ def ranking_figures(finished: Finished, found: Sequence[Chosen]) -> list[str]:
 
 
 def pictures(finished: Finished) -> str:
-    """For each data set and detector the images that one arm helped most and hurt most."""
-    parts = []
-    for dataset, detector in finished.main_groups():
-        moved = [row for row in finished.headline(dataset, detector) if row["delta"] and row["coupling"] != LEAKING]
-        if not moved:
-            continue
-        row = max(moved, key=lambda one: (one.get("verdict") == "helps", one["delta"]))
-        helped, hurt = changes(finished, row)
-        shown = [*_change_rows(helped, "better"), *_change_rows(hurt, "worse")]
-        if shown:
-            title = f"{dataset}, {detector}: {arm_name(row)}, AUPRO@0.3 {row['delta']:+.3f}"
-            parts.append(f'<h3>{escape(title)}</h3><div class="changes">{"".join(shown)}</div>')
-    if not parts:
+    """For each data set, detector and degradation of the test images those that one arm helped most and hurt most."""
+    parts = [_changed(finished, *group, each=3) for group in finished.main_groups()]
+    for (dataset, _), groups in finished.conditions().items():
+        parts += [_changed(finished, dataset, detector, each=2) for _, detector in _other_degradations(finished, dataset, groups)]
+    shown = "".join(parts)
+    if not shown:
         return ""
     note = (
         "Of the arm that does most for AUPRO@0.3, at the first seed: where it helped most and where it hurt most. Maps before and after "
         "share one scale: the brighter, the fewer good pixels look as bad (from 30 % to 0.01 %). Green: the annotated defect."
     )
-    return f"<p>{escape(note)}</p>" + "".join(parts)
+    if any(row.get("degradation") for row in finished.rows):
+        note += " Where the test images were made worse, the pictures are the worse ones, as the detector saw them."
+    return f"<p>{escape(note)}</p>{shown}"
+
+
+def _other_degradations(finished: Finished, dataset: str, groups: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The first group of each degradation that the main group does not have."""
+    known: set[str] = set()
+    for group in groups:
+        worse = {row.get("degradation", NONE) for row in finished.arms(dataset, group[1])}
+        if known and not worse <= known:
+            yield group
+        known |= worse
+
+
+def _changed(finished: Finished, dataset: str, detector: str, *, each: int) -> str:
+    moved = [row for row in finished.headline(dataset, detector) if row["delta"] and row["coupling"] != LEAKING]
+    if not moved:
+        return ""
+    row = max(moved, key=lambda one: (one.get("verdict") == "helps", one["delta"]))
+    helped, hurt = changes(finished, row, each=each)
+    shown = [*_change_rows(helped, "better"), *_change_rows(hurt, "worse")]
+    title = f"{dataset}, {detector}: {arm_name(row)}, AUPRO@0.3 {row['delta']:+.3f}"
+    return f'<h3>{escape(title)}</h3><div class="changes">{"".join(shown)}</div>' if shown else ""
 
 
 def _change_rows(found: Sequence[Change], kind: str) -> Iterator[str]:

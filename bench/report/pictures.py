@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from aoi.bench.material.degrade import Degradation
 from aoi.bench.report.curves import Change
 from aoi.data.images import read_image, read_mask, resize_image, resize_mask
 from aoi.errors import DataError
@@ -53,15 +54,19 @@ def outlined(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 
 def change_pictures(change: Change) -> list[tuple[str, str]]:
-    """Image, truth, map before and map after as (caption, address); empty where the image is gone."""
+    """Image, truth, map before and map after as (caption, address), the image as the detector saw it; empty where it is gone."""
+    how = Degradation.parse(change.degradation)
     try:
-        image = resize_image(read_image(change.image), (SIDE, SIDE))
+        image = resize_image(how.applied(read_image(change.image)), (SIDE, SIDE))
         mask = read_mask(change.mask) if change.mask else None
     except DataError:
         return []
     truth = outlined(image, mask)
     pictures = (image, truth, heat_picture(change.map_before, mask), heat_picture(change.map_after, mask))
-    return [(name, data_uri(picture)) for name, picture in zip(("image", "truth", "before", "after"), pictures, strict=True)]
+    return [
+        (name, data_uri(picture))
+        for name, picture in zip((f"image, {how.words}" if how.words else "image", "truth", "before", "after"), pictures, strict=True)
+    ]
 
 
 def sheet(path: Path) -> str | None:

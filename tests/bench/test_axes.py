@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +16,10 @@ from aoi.bench.axes import Stock
 from aoi.bench.heldout import with_defects_on_both_sides
 from aoi.bench.material.degrade import Degradation, degraded
 from aoi.bench.plan import load_plan, settings
+from aoi.bench.report.curves import changes
+from aoi.bench.report.data import read_finished
+from aoi.bench.report.html import html_report
+from aoi.bench.report.pictures import change_pictures
 from aoi.bench.report.writing import write_report
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
@@ -97,6 +103,26 @@ def test_a_wide_ablation_resumes_and_is_reported_by_condition(wide, tiny_bench, 
     assert {row["degradation"] for row in table} == {"", "noise:20"}
     told = json.loads((out / "report.json").read_text())
     assert {row["detector"] for row in (*told["arms"], *told["types"])} == {"padim"}
+
+
+def test_the_pictures_that_changed_are_shown_as_the_detector_saw_them(wide, parts):
+    _, _, out = wide
+    finished = read_finished(out)
+    (row,) = [one for one in finished.headline("disc", "padim (noise:20)") if one["coupling"] == "head"]
+    seen = [*changes(finished, row)[0], *changes(finished, row)[1]]
+    assert seen
+    assert {change.degradation for change in seen} == {"noise:20"}
+    shown = dict(change_pictures(seen[0]))
+    assert list(shown) == ["image, noise of 20 grey levels", "truth", "before", "after"]
+    picture = cv2.imdecode(
+        np.frombuffer(base64.b64decode(shown["image, noise of 20 grey levels"].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR
+    )
+    plain = dict(change_pictures(replace(seen[0], degradation="none")))["image"]
+    clean = cv2.imdecode(np.frombuffer(base64.b64decode(plain.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+    assert float(picture[:20, :20].std()) > float(clean[:20, :20].std()) + 5  # flat ground, but for the noise
+    page = html_report(finished)
+    assert "image, noise of 20 grey levels" in page
+    assert "the pictures are the worse ones" in page
 
 
 def test_plans_without_axes_keep_names_and_identities():
