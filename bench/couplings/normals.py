@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from aoi.bench.couplings.group import Group, Outcome, baseline
+from aoi.bench.couplings.paired import TIE
 from aoi.bench.couplings.refitted import adopted
-from aoi.bench.couplings.selection import TIE
 from aoi.data.progress import Progress, silent
 from aoi.detect.cells import covered, some
 from aoi.detect.coreset import greedy_k_center

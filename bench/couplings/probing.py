@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from aoi.bench.couplings.group import PROBE, Group
-from aoi.bench.couplings.paired import Panel, Sight
+from aoi.bench.couplings.paired import Judgement, Panel, Sight
 from aoi.bench.plan_options import ProbePlan
 from aoi.detect.features import FeatureSet
 
@@ -33,7 +33,7 @@ class Watch:
         good = group.held_out.good.maps[kept]
         masks = np.concatenate([group.probe.masks[chosen], np.zeros(good.shape, bool)])
         self._panel = Panel(masks, np.concatenate([group.probe.sources[chosen], kept]), seed=group.seed)
-        self._before = self._panel.judge(np.concatenate([self.one_class, good]))
+        self._before = self._judged(self.one_class, good)
 
     def sight(self, maps: np.ndarray, good: np.ndarray) -> Sight:
         """How well new maps see it.
@@ -42,7 +42,10 @@ class Watch:
             maps: of the probe's defects, n×H×W float32.
             good: of the good images of fold 0, m×H×W float32.
         """
-        return Sight(self._panel.judge(np.concatenate([maps, good])).over(self._before), self._plan.tolerance)
+        return Sight(self._judged(maps, good).over(self._before), self._plan.tolerance)
+
+    def _judged(self, *maps: np.ndarray) -> Judgement:
+        return self._panel.judge(np.concatenate([self._panel.thin(each) for each in maps]))
 
 
 def watch_of(group: Group) -> Watch | None:

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.paired import Judgement, Panel, Sight
+from aoi.bench.couplings.paired import Judgement, Panel, Sight, step_of
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
 from aoi.detect.smoothing import smoothing_matrix
 
-TIE = 0.002
-"""A gain in AUPRO@0.3 this small is no reason to change a detector."""
-
+SMOOTH = 2.0
+"""Sigma in pixels from which every other row and column tell what a map is like."""
 QUIET = 0.25
 """Quantile of a map that stands for its image's flawless part: three quarters may be defective."""
 PRIOR = 8.0
@@ -78,15 +77,20 @@ class Tried:
         """AUPRO@0.3 on invented defects."""
         return self.judged.value
 
-    def distance(self, own: Tried) -> tuple[int, float]:
-        """How far it is from the detector's own settings: what was changed, and smoothing by how many doublings or halvings."""
+    def distance(self, own: Tried, candidates: tuple[Candidate, ...]) -> tuple[int, float, bool]:
+        """How far it is from the detector's own settings.
+
+        How much was changed of candidate, smoothing and ground; smoothing by how many doublings or halvings; and whether other feature
+        maps are read: another size of the bank sees the same things, another layer sees others.
+        """
         changed = (self.candidate != own.candidate) + (self.sigma != own.sigma) + (self.ground != own.ground)
-        return changed, abs(math.log2(max(self.sigma, 0.1) / max(own.sigma, 0.1)))
+        reads = candidates[self.candidate].strides != candidates[own.candidate].strides
+        return changed, abs(math.log2(max(self.sigma, 0.1) / max(own.sigma, 0.1))), reads
 
     def as_dict(self, candidates: tuple[Candidate, ...], own: Tried) -> dict[str, Any]:
         """JSON-ready; `error` is that of the gain over the detector's own settings."""
         return {
-            **candidates[self.candidate].model_dump(),
+            **candidates[self.candidate].model_dump(mode="json"),
             "sigma": self.sigma,
             "ground": self.ground,
             "validation": round(self.validation, 5),
@@ -95,7 +99,7 @@ class Tried:
         }
 
 
-def chosen(tried: list[Tried]) -> Tried:
+def chosen(tried: list[Tried], candidates: tuple[Candidate, ...]) -> Tried:
     """The setting nearest to the detector's own, which come first, of all that are within one standard error of the best.
 
     The rule of one standard error (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3), with
@@ -104,7 +108,7 @@ def chosen(tried: list[Tried]) -> Tried:
     allowed = [each for each in tried if each.sight is None or not each.sight.vetoed]
     best = max(allowed, key=lambda each: each.validation)
     equals = [each for each in allowed if not best.judged.over(each.judged).evident]
-    return min(equals, key=lambda each: each.distance(tried[0]))
+    return min(equals, key=lambda each: each.distance(tried[0], candidates))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,18 +132,20 @@ class Trials:
         self.tried: list[Tried] = []
         self._name, self._make, self._once = name, make, once
         self._raw: dict[int, list[np.ndarray]] = {}
-        self._panel = _panel(material, material.defects)
-        self._watch = None if material.probe is None else _panel(material, material.probe)
+        judges = [each for each in (material.defects, material.probe) if each is not None]
+        self._step = 1 if min(plan.sigmas) < SMOOTH else min(step_of(each.masks) for each in judges)
+        self._panel, *watch = (_panel(material, each, self._step) for each in judges)
+        self._watch = watch[0] if watch else None
         self._own: Judgement | None = None
         grounds = tuple(ground for ground in plan.grounds if ground != "position" or material.good.sides.any())
         for number in range(len(self.candidates)):
             progress("select", number, len(self.candidates))
             self._attempt(number, plan.sigmas[0], grounds)
-        first = chosen(self.tried)
+        first = chosen(self.tried, self.candidates)
         for sigma in plan.sigmas[1:]:
             self._attempt(first.candidate, sigma, (first.ground,))
         progress("select", len(self.candidates), len(self.candidates))
-        self.pick = chosen(self.tried)
+        self.pick = chosen(self.tried, self.candidates)
 
     def _attempt(self, number: int, sigma: float, grounds: tuple[Ground, ...]) -> None:
         """Judge one candidate with one smoothing."""
@@ -147,7 +153,7 @@ class Trials:
         if number not in self._raw:
             held = [each.features for each in (material.good, material.defects, material.probe) if each is not None]
             self._raw[number] = raw_maps(self._make, self.candidates[number], material.train, *held)
-        good, defects = (blurred(maps, sigma) for maps in self._raw[number][:2])
+        good, defects = (blurred(maps, sigma, self._step) for maps in self._raw[number][:2])
         for ground in grounds:
             clean = against(ground, good, material.good.sides, good, material.good.sides)
             found = against(ground, defects, material.defects.sides, good, material.good.sides)
@@ -158,7 +164,7 @@ class Trials:
         """How well a setting sees the probe; the first that is asked about is the detector's own.
 
         Args:
-            good: smoothed maps of the good images.
+            good: smoothed and thinned maps of the good images.
             clean: the same, set against `ground`.
         """
         probe, watch = self.material.probe, self._watch
@@ -166,10 +172,10 @@ class Trials:
             return None
 
         def judged() -> Judgement:
-            found = against(ground, blurred(self._raw[number][2], sigma), probe.sides, good, self.material.good.sides)
+            found = against(ground, blurred(self._raw[number][2], sigma, self._step), probe.sides, good, self.material.good.sides)
             return watch.judge(np.concatenate([found, clean]))
 
-        setting = [self._name, self.candidates[number].model_dump(mode="json"), sigma, ground, self.material.seed]
+        setting = [self._name, self.candidates[number].model_dump(mode="json"), sigma, ground, self.material.seed, self._step]
         seen = self._once("probe seen", [*setting, self.material.train, self.material.good.features, probe.features], judged)
         self._own = self._own or seen
         return Sight(seen.over(self._own), self.material.tolerance)
@@ -194,9 +200,9 @@ class Trials:
         return [each.as_dict(self.candidates, self.tried[0]) for each in self.tried]
 
 
-def _panel(material: Material, defects: Held) -> Panel:
+def _panel(material: Material, defects: Held, step: int) -> Panel:
     masks, origins = (np.concatenate([getattr(each, name) for each in (defects, material.good)]) for name in ("masks", "origins"))
-    return Panel(masks, origins, seed=material.seed)
+    return Panel(masks, origins, seed=material.seed, step=step)
 
 
 def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: FeatureSet) -> list[np.ndarray]:
@@ -232,9 +238,9 @@ def against_image(maps: np.ndarray) -> np.ndarray:
         maps: N×H×W float32, not negative.
 
     Returns:
-        N×H×W float32, each divided by the quantile `QUIET` of its values, which every other row and column of a smooth map tell.
+        N×H×W float32, each divided by the quantile `QUIET` of its values.
     """
-    quiet = np.quantile(maps[:, ::2, ::2].reshape(len(maps), -1), QUIET, axis=1)
+    quiet = np.quantile(maps.reshape(len(maps), -1), QUIET, axis=1)
     return np.asarray(maps / np.maximum(quiet, 1e-12).astype(np.float32)[:, None, None])
 
 
@@ -253,10 +259,10 @@ def against_position(maps: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.asarray((maps - mean) / np.maximum(steady, 1e-12), np.float32)
 
 
-def blurred(maps: np.ndarray, sigma: float) -> np.ndarray:
-    """N×H×W float32 smoothed by a Gaussian of `sigma` pixels, as the detectors do it."""
-    rows, columns = (smoothing_matrix(side, side, sigma) for side in maps.shape[1:])
-    found = np.empty_like(maps)
+def blurred(maps: np.ndarray, sigma: float, step: int = 1) -> np.ndarray:
+    """N×H×W float32 smoothed by a Gaussian of `sigma` pixels, as the detectors do it; of the result every `step`-th row and column."""
+    rows, columns = (smoothing_matrix(side, side, sigma)[::step] for side in maps.shape[1:])
+    found = np.empty((len(maps), len(rows), len(columns)), np.float32)
     for i, each in enumerate(maps):
         found[i] = rows @ each @ columns.T
     return found

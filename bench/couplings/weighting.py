@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from aoi.bench.couplings.group import Group, Outcome, baseline
+from aoi.bench.couplings.paired import TIE
 from aoi.bench.couplings.refitted import adopted, contrast_images
-from aoi.bench.couplings.selection import TIE
 from aoi.bench.material.pairs import Pairs, paired_cells
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector

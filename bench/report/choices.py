@@ -68,10 +68,14 @@ def _select(details: Details) -> str:
     picked, tried = details["chosen"], details["tried"]
     own = tried[0]
     score = f"AUPRO@0.3 {picked['validation']:.3f} on held-out invented defects"
+    vetoed = sum((each.get("probe") or {}).get("vetoed", False) for each in tried)
+    many = f"{len(tried)} settings tried" + (f", {vetoed} of them vetoed by the probe" if vetoed else "")
     if picked == own:
-        said = f"kept the detector's own settings ({score}; {len(tried)} settings tried)"
+        said = f"kept the detector's own settings ({score}; {many})"
     else:
-        said = f"{_settings(picked)} ({score}, its own settings {own['validation']:.3f}; {len(tried)} settings tried)"
+        luck = f" ± {picked['error']:.3f}" if picked.get("error") else ""
+        gain = f"{picked['validation'] - own['validation']:+.3f}{luck} over its own settings"
+        said = f"{_settings(picked)} ({score}, {gain}{_probed(picked)}; {many})"
     test = details.get("test")
     if test:
         regret = max(test) - test[tried.index(picked)]
@@ -79,6 +83,15 @@ def _select(details: Details) -> str:
             f"; regret {regret:.3f} and rank correlation {details['spearman']:+.2f} on the real test images, looked at for this report only"
         )
     return said
+
+
+def _probed(details: Details) -> str:
+    """What the probe said of what was about to be taken."""
+    seen = details.get("probe")
+    if not seen:
+        return ""
+    luck = "" if seen["error"] is None else f" ± {seen['error']:.3f}"
+    return f", {seen['value']:+.3f}{luck} on the probe"
 
 
 def _settings(picked: Mapping[str, Any]) -> str:
@@ -91,16 +104,25 @@ def _settings(picked: Mapping[str, Any]) -> str:
 
 def _head(details: Details) -> str:
     if not details["weight"]:
-        return "silent: the head's evidence weighs nothing"
+        vetoed = len(details.get("vetoed") or ())
+        return "silent: the head's evidence weighs nothing" + (f"; the probe vetoed {vetoed} fusions" if vetoed else "")
     said = f"weighs {details['weight']:g} beside the one-class map's 1, silent below {details['quantile']:.0%} of good cells"
     gains = details.get("judged_by") or {}
-    return said + "".join(f"; AUPRO@0.3 {gain:+.3f} on invented defects of {name}, which judged" for name, gain in gains.items())
+    said += "".join(f"; AUPRO@0.3 {gain:+.3f} on invented defects of {name}, which judged" for name, gain in gains.items())
+    vetoed = len(details.get("vetoed") or ())
+    return (
+        said
+        + _probed(details)
+        + (f"; {vetoed} bolder fusions vetoed by the probe" if vetoed > 1 else "; a bolder fusion vetoed by it" * vetoed)
+    )
 
 
 def _negative(details: Details) -> str:
+    if _vetoed(details):
+        return f"not adopted, the detector stays as it was: vetoed by the probe (AUPRO@0.3 {_probed(details)[2:]})"
     return (
         f"trust {details['trust']:.2f} (0 none, 1 full), so its evidence weighs {details['weight']:.2f}; "
-        f"{details['good_bank']} good cells against {details['defect_bank']} defective ones"
+        f"{details['good_bank']} good cells against {details['defect_bank']} defective ones{_probed(details)}"
     )
 
 
@@ -127,7 +149,12 @@ def _train(details: Details) -> str:
 def _adopted(details: Details) -> str:
     trial, adopted = details.get("validation"), details.get("adopted")
     seen = f" (AUPRO@0.3 on held-out invented defects {trial['before']:.3f} → {trial['after']:.3f})" if trial else ""
-    return ("adopted" if adopted else "not adopted, the detector stays as it was") + seen
+    refused = "vetoed by the probe" if _vetoed(details) else "not adopted"
+    return ("adopted" if adopted else f"{refused}, the detector stays as it was") + seen + _probed(details)
+
+
+def _vetoed(details: Details) -> bool:
+    return bool((details.get("probe") or {}).get("vetoed"))
 
 
 def _segment(details: Details) -> str:

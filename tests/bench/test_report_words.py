@@ -124,6 +124,26 @@ def test_choices_of_equal_text_share_a_line():
     ("coupling", "details", "words"),
     [
         ("weight", {"exchanged": 7, "adopted": False, "validation": {"before": 0.9, "after": 0.88}}, "7 of PaDiM's channels"),
+        (
+            "weight",
+            {
+                "exchanged": 7,
+                "adopted": False,
+                "validation": {"before": 0.9, "after": 0.95},
+                "probe": {"value": -0.03, "error": 0.01, "vetoed": True},
+            },
+            "vetoed by the probe, the detector stays as it was (AUPRO@0.3 on held-out invented defects 0.900 → 0.950), -0.030 ± 0.010",
+        ),
+        (
+            "negative",
+            {"trust": 0.4, "weight": 0.2, "good_bank": 9, "defect_bank": 3, "probe": {"value": -0.03, "error": None, "vetoed": True}},
+            "vetoed by the probe (AUPRO@0.3 -0.030 on the probe)",
+        ),
+        (
+            "head",
+            {"weight": 0.5, "quantile": 0.9, "probe": {"value": 0.01, "error": 0.002, "vetoed": False}, "vetoed": [{}, {}]},
+            "+0.010 ± 0.002 on the probe; 2 bolder fusions vetoed by the probe",
+        ),
         ("weight", {"smallest": 0.7, "largest": 1.9, "adopted": True}, "from 0.70 to 1.90; adopted"),
         ("negative", {"trust": 0.4, "weight": 0.2, "good_bank": 9, "defect_bank": 3}, "trust 0.40"),
         ("segment", {"epoch": 2, "judgements": [0.1, 0.3], "protocol": "clean"}, "epoch 2 of 2, the best on held-out invented defects"),
@@ -135,6 +155,20 @@ def test_choices_of_equal_text_share_a_line():
 )
 def test_every_coupling_says_what_it_chose(coupling, details, words):
     assert words in Chosen(row(coupling, 0.0, 0.0, None), 0, details).text
+
+
+def test_a_choice_of_settings_says_how_sure_it_is_and_what_was_vetoed():
+    def one(sigma, validation, error, vetoed):
+        probe = {"value": -0.02 if vetoed else 0.01, "error": 0.005, "vetoed": vetoed}
+        settings = {"sigma": sigma, "ground": "none", "strides": None, "options": {}}
+        return settings | {"validation": validation, "error": error, "probe": probe}
+
+    tried = [one(4.0, 0.9, 0.0, False), one(8.0, 0.93, 0.004, False), one(16.0, 0.97, 0.01, True)]
+    text = Chosen(row("select", 0.0, 0.1, None), 0, {"tried": tried, "chosen": tried[1]}).text
+    assert "0.930 on held-out invented defects, +0.030 ± 0.004 over its own settings, +0.010 ± 0.005 on the probe" in text
+    assert "3 settings tried, 1 of them vetoed by the probe" in text
+    kept = Chosen(row("select", 0.0, 0.1, None), 0, {"tried": tried, "chosen": tried[0]}).text
+    assert kept.startswith("kept the detector's own settings")
 
 
 def test_regret_is_that_of_the_choice():

@@ -10,6 +10,7 @@ import torch
 
 from aoi.bench.couplings.paired import Gain, Judgement, Sight
 from aoi.bench.couplings.selection import Tried, against_image, against_position, agreement, blurred, chosen
+from aoi.bench.plan_options import Candidate
 from aoi.bench.run import run_bench
 from aoi.detect.anomaly_map import anomaly_maps
 
@@ -27,6 +28,7 @@ def test_smoothing_afterwards_equals_the_detectors_own(rng: np.random.Generator)
     scores = torch.from_numpy(rng.random((3, 8, 8)).astype(np.float32))
     plain = anomaly_maps(scores, (64, 48), sigma=0).numpy()
     np.testing.assert_allclose(blurred(plain, 4.0), anomaly_maps(scores, (64, 48), sigma=4.0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(blurred(plain, 4.0, 2), blurred(plain, 4.0)[:, ::2, ::2], rtol=1e-5)
 
 
 def reached(value: float, *, luck: float = 0.0, seed: int = 0) -> Judgement:
@@ -34,13 +36,20 @@ def reached(value: float, *, luck: float = 0.0, seed: int = 0) -> Judgement:
     return Judgement(value, value + luck * np.random.default_rng(seed).standard_normal(200))
 
 
+CANDIDATES = (Candidate(), Candidate(strides=(8,)), Candidate(strides=(16,)), Candidate(options={"coreset_ratio": 0.05}))
+
+
+def pick(tried: list[Tried]) -> Tried:
+    return chosen(tried, CANDIDATES)
+
+
 def test_the_detectors_own_settings_stay_unless_others_are_better_by_more_than_luck() -> None:
     own, lucky = Tried(0, 4.0, "none", reached(0.8)), Tried(1, 2.0, "image", reached(0.85, luck=0.08))
     better = Tried(1, 2.0, "image", reached(0.85, luck=0.02))
-    assert chosen([own, lucky]) is own
-    assert chosen([own, better]) is better
+    assert pick([own, lucky]) is own
+    assert pick([own, better]) is better
     alone = Judgement(0.9, None)  # too few images to tell
-    assert chosen([Tried(0, 4.0, "none", Judgement(0.5, None)), Tried(1, 4.0, "none", alone)]).candidate == 0
+    assert pick([Tried(0, 4.0, "none", Judgement(0.5, None)), Tried(1, 4.0, "none", alone)]).candidate == 0
 
 
 def test_of_settings_that_luck_alone_tells_apart_the_nearest_is_taken() -> None:
@@ -49,19 +58,25 @@ def test_of_settings_that_luck_alone_tells_apart_the_nearest_is_taken() -> None:
 
     own = tried(0, 4.0, "none", 0.7, luck=0.0)
     wide, extreme = tried(0, 8.0, "none", 0.87), tried(0, 16.0, "none", 0.88)
-    assert chosen([own, extreme, wide]) is wide
-    assert chosen([own, tried(2, 4.0, "image", 0.88), wide]) is wide
+    assert pick([own, extreme, wide]) is wide
+    assert pick([own, tried(2, 4.0, "image", 0.88), wide]) is wide
     first, second = tried(1, 4.0, "none", 0.87), tried(2, 4.0, "none", 0.88)
-    assert chosen([own, first, second]) is first
-    assert chosen([own, first, second, tried(3, 16.0, "position", 0.99)]).candidate == 3
+    assert pick([own, first, second]) is first
+    assert pick([own, first, second, tried(3, 4.0, "none", 0.87)]).candidate == 3  # it reads the feature maps that the detector reads
+    assert pick([own, first, second, tried(3, 16.0, "position", 0.99)]).sigma == 16
+
+
+def test_a_gain_of_next_to_nothing_is_no_reason_however_sure_it_is() -> None:
+    own, same = Tried(0, 4.0, "none", reached(0.8)), Tried(1, 4.0, "none", reached(0.8015))
+    assert pick([own, same]) is own
 
 
 def test_what_the_probe_vetoes_is_neither_chosen_nor_the_best_that_others_are_compared_with() -> None:
     own = Tried(0, 4.0, "none", reached(0.8), Sight(Gain(0.0, 0.0), 0.005))
     blind = Tried(1, 4.0, "none", reached(0.95), Sight(Gain(-0.05, 0.02), 0.005))
     better = Tried(2, 4.0, "none", reached(0.85), Sight(Gain(-0.02, 0.03), 0.005))
-    assert chosen([own, blind]) is own
-    assert chosen([own, blind, better]) is better
+    assert pick([own, blind]) is own
+    assert pick([own, blind, better]) is better
 
 
 @pytest.mark.parametrize(
