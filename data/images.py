@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from aoi.data.decoding import Trouble, decode, to_rgb
-from aoi.data.files import atomic_path
+from aoi.data.files import atomic_path, write_bytes
 from aoi.data.masks import to_mask
 from aoi.errors import DataError
 
@@ -127,7 +128,16 @@ def write_mask(path: Path, mask: np.ndarray, *, text: Mapping[str, str] | None =
     """
     if Path(path).suffix.lower() in (".jpg", ".jpeg"):
         raise DataError(f"cannot write {path}: JPEG smears the edges of a mask", hint="use .png")
+    if not text and Path(path).suffix.lower() == ".png" and mask.ndim == 2 and mask.size and not mask.any():
+        write_bytes(Path(path), _blank(*mask.shape))  # of most parts: nothing is wrong with them
+        return
     write_image(path, mask.astype(np.uint8) * 255, text=text)
+
+
+@functools.lru_cache(maxsize=4)
+def _blank(height: int, width: int) -> bytes:
+    """The PNG file of an empty mask."""
+    return png_bytes(np.zeros((height, width), np.uint8))
 
 
 def png_bytes(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:

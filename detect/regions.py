@@ -58,19 +58,35 @@ def find_regions(anomaly_map: np.ndarray, threshold: float, *, min_area: int = 0
         min_area: smaller components are dropped, pixels.
         max_area: larger ones too; None for no limit.
     """
-    above = anomaly_map > threshold
-    _, labels, stats, centroids = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
+    above = np.ascontiguousarray(anomaly_map > threshold)
+    left, top, width, height = cv2.boundingRect(above.view(np.uint8))  # most parts are good, and most of a bad one is
+    if not width:
+        return Regions(above, ())
+    # Even corners: components are numbered in the order in which blocks of two by two pixels are met.
+    x, y = left - left % 2, top - top % 2
+    part = slice(y, top + height), slice(x, left + width)
+    kept, regions = _components(anomaly_map[part], above[part], (x, y), min_area, max_area)
+    above[part] = kept
+    return Regions(above, regions)
+
+
+def _components(
+    values: np.ndarray, above: np.ndarray, corner: tuple[int, int], min_area: int, max_area: int | None
+) -> tuple[np.ndarray, tuple[DefectRegion, ...]]:
+    """The pixels, HW bool, and the regions of a part of a map whose first pixel is at `corner` (x, y) of the whole."""
+    left, top = corner
+    _, labels, stats, centroids = cv2.connectedComponentsWithStats(np.ascontiguousarray(above).view(np.uint8), connectivity=8)
     found = []
     for label in range(1, len(stats)):
         x, y, width, height, area = (int(value) for value in stats[label])
         if area < min_area or (max_area is not None and area > max_area):
             continue
-        values = anomaly_map[y : y + height, x : x + width][labels[y : y + height, x : x + width] == label]
-        found.append((float(values.max()), label, (x, y, x + width, y + height), area, float(values.mean(dtype=np.float64))))
+        own = values[y : y + height, x : x + width][labels[y : y + height, x : x + width] == label]
+        box = (left + x, top + y, left + x + width, top + y + height)
+        found.append((float(own.max()), label, box, area, float(own.mean(dtype=np.float64))))
     found.sort(key=lambda item: (-item[0], item[1]))
     regions = tuple(
-        DefectRegion(i, area, box, (float(centroids[label][0]), float(centroids[label][1])), peak, mean)
+        DefectRegion(i, area, box, (left + float(centroids[label][0]), top + float(centroids[label][1])), peak, mean)
         for i, (peak, label, box, area, mean) in enumerate(found, start=1)
     )
-    keep = np.isin(labels, [item[1] for item in found]) if found else np.zeros_like(above)
-    return Regions(keep, regions)
+    return above if len(found) == len(stats) - 1 else np.isin(labels, [item[1] for item in found]), regions

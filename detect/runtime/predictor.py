@@ -18,8 +18,8 @@ from aoi.detect.verdict import Judge, Prediction
 from aoi.errors import ConfigError
 
 Runtime = Literal["openvino", "onnx"]
-CHUNK = 8
-"""Images a thread takes at a time."""
+CHUNK = 4
+"""Images a thread takes at a time, at least: few, so that all end at about the same time."""
 
 
 class Engine(Protocol):
@@ -47,8 +47,6 @@ class RuntimePredictor:
         BackendUnavailable: the runtime is not installed.
     """
 
-    batch = CHUNK
-
     def __init__(self, export: Path, runtime: Runtime, *, arithmetic: str = "fp32", workers: int | None = None) -> None:
         folder = ExportFolder(export)
         self.manifest = folder.read()
@@ -65,6 +63,7 @@ class RuntimePredictor:
         self._judge = Judge(self.thresholds, self.manifest.min_area, self.manifest.max_area)
         self._engine = open_engine(folder, self.manifest, arithmetic=arithmetic, workers=self.workers)
         self.arithmetic = self._engine.arithmetic
+        self.batch = max(CHUNK, self._engine.batch)
         self.fingerprint = str(read_json(folder.manifest).get("created_at")) + str(self.thresholds) + runtime + self.arithmetic
         # Every thread has images of its own; threads inside OpenCV and NumPy would only stand in their way: a third of the rate.
         cv2.setNumThreads(1)

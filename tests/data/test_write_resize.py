@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from aoi.data.images import png_bytes, read_image, resize_image, write_image
+from aoi.data.images import png_bytes, read_image, resize_image, write_image, write_mask
 from aoi.errors import DataError
 
 greys = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=20))
@@ -117,3 +118,12 @@ def test_the_same_size_is_the_same_array():
 def test_sizes_below_one_are_refused(size):
     with pytest.raises(DataError, match="cannot be"):
         resize_image(np.zeros((5, 7, 3), np.uint8), size)
+
+
+def test_an_empty_mask_is_the_same_file_however_it_is_written(tmp_path: Path) -> None:
+    for shape in ((5, 9), (9, 5), (5, 9)):
+        write_mask(tmp_path / "mask.png", np.zeros(shape, bool))
+        write_image(tmp_path / "image.png", np.zeros(shape, np.uint8))
+        assert (tmp_path / "mask.png").read_bytes() == (tmp_path / "image.png").read_bytes()
+    write_mask(tmp_path / "mask.png", np.zeros((5, 9), bool), text={"prompt": "nothing"})
+    assert b"nothing" in (tmp_path / "mask.png").read_bytes()

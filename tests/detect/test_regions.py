@@ -41,6 +41,27 @@ def test_area_limits_drop_regions_and_their_pixels() -> None:
     assert region.as_dict()["mean_anomaly_value"] == 2
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**20), some=st.integers(1, 12), limits=st.sampled_from([(0, None), (2, 6), (3, None), (100, None)]))
+def test_a_part_of_the_map_is_looked_at_as_the_whole(seed: int, some: int, limits: tuple[int, int | None]) -> None:
+    """A spot in every corner keeps the whole map in view; without it, few spots are found alike, equal peaks in the same order."""
+    rng = np.random.default_rng(seed)
+    few = np.zeros((24, 33), np.float32)
+    for y, x in zip(rng.integers(4, 18, some), rng.integers(4, 26, some), strict=True):
+        few[y : y + rng.integers(1, 4), x : x + rng.integers(1, 4)] = rng.integers(2, 4)
+    whole = few.copy()
+    whole[[0, 0, -1, -1], [0, -1, 0, -1]] = 1.5
+    alone, beside = (find_regions(values, 1.0, min_area=limits[0], max_area=limits[1]) for values in (few, whole))
+    corners = np.array([[0, 0], [0, 32], [23, 0], [23, 32]])
+    beside.mask[tuple(corners.T)] = False
+    assert np.array_equal(alone.mask, beside.mask)
+    others = [region for region in beside.regions if region.max_anomaly_value != 1.5]
+    assert [(r.area, r.bbox, r.max_anomaly_value, r.mean_anomaly_value) for r in alone.regions] == [
+        (r.area, r.bbox, r.max_anomaly_value, r.mean_anomaly_value) for r in others
+    ]
+    assert [r.centroid for r in alone.regions] == [pytest.approx(r.centroid, abs=1e-9) for r in others]
+
+
 def test_nothing_above_the_threshold_is_no_region() -> None:
     found = find_regions(np.zeros((5, 5), np.float32), 0.0)
     assert found.regions == ()
