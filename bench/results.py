@@ -86,7 +86,7 @@ class ArmRow:
     verdict: Verdict | None
     """None also for arms that leak: they prove nothing."""
     detectable: float | None
-    """The smallest change that would be shown with 80 % power in one comparison."""
+    """The smallest change that would be shown with 80 % power, corrected for the arms of the data set; None where none could be."""
     std: float | None
     """Sample standard deviation of the arm over seeds."""
     baseline_std: float | None

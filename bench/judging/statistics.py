@@ -6,8 +6,9 @@ once. What differs between seeds (training, the draw of the defects) adds its ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -37,10 +38,23 @@ class Finding:
     """The paired 95 % interval."""
     p: float
     """Two-sided, not corrected."""
-    detectable: float
-    """The smallest change this test set and these seeds would show with 80 % power, one comparison."""
+    detectable: float | None
+    """The smallest change this test set and these seeds would show with 80 % power, one comparison; None where none could be shown."""
     unchanged: bool
     """True where arm and baseline agree on every image: no hypothesis, hence not counted in the correction."""
+    error: float = 0.0
+    """Standard error of `delta`."""
+    freedom: float = math.inf
+    """Degrees of freedom of `error`."""
+    least_p: float = 0.0
+    """The smallest p-value that so many exchanges and so few seeds can give."""
+
+    def among(self, arms: int) -> Finding:
+        """The same with what would be shown of one arm of `arms`, corrected as if it were the only one that has an effect."""
+        level = LEVEL / arms
+        if self.least_p > level:
+            return replace(self, detectable=None)
+        return replace(self, detectable=min(1.0, self.error * (_t(1 - level / 2, self.freedom) + _t(POWER, self.freedom))))
 
 
 UNCHANGED = Finding(0.0, 0.0, 0.0, 1.0, 0.0, True)
@@ -168,9 +182,9 @@ class Court:
         ends = (delta + (float(np.quantile(drawn, q)) - delta) * wider for q in (LEVEL / 2, 1 - LEVEL / 2))
         low, high = (min(1.0, max(-1.0, end)) for end in ends)  # every metric lies in 0-1, so does no change leave -1 to 1
         error = float(np.sqrt(variance + noise.variance))
-        detectable = error * (_t(1 - LEVEL / 2, freedom) + _t(POWER, freedom))
-        p = exchange_p(delta, swapped + rng.normal(size=len(swapped)) * np.sqrt(noise.variance), freedom)
-        return Finding(delta, low, high, p, detectable, False)
+        null = swapped + rng.normal(size=len(swapped)) * np.sqrt(noise.variance)
+        least = exchange_p(np.inf, null, freedom)
+        return Finding(delta, low, high, exchange_p(delta, null, freedom), None, False, error, freedom, least).among(1)
 
     def by_type(self, before: Sequence[Side], after: Sequence[Side], metric: str) -> tuple[TypeFinding, ...]:
         """The change of one metric for each defect type, good images common to all."""

@@ -15,7 +15,7 @@ from aoi.data.progress import Progress, silent
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A finding and its p-value corrected over the arms of the data set."""
+    """A finding and its p-value, both corrected for the arms of the data set."""
 
     finding: Finding
     p_holm: float
@@ -139,5 +139,5 @@ def _corrected(found: Mapping[tuple[Cell, str], Finding]) -> dict[tuple[Cell, st
     judged = {key: Judgement(finding, 1.0) for key, finding in found.items()}
     for keys in families.values():
         for key, p in zip(keys, holm([found[key].p for key in keys]), strict=True):
-            judged[key] = Judgement(found[key], p)
+            judged[key] = Judgement(found[key].among(len(keys)), p)
     return judged

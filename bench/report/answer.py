@@ -56,7 +56,8 @@ def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
     tally = _tally(judged, helped)
     if helped:
         best, others = helped[0], by_metric(finished, helped[0])
-        text = _joined(_gain(best, several=several), image_score(others.get("image_auroc")), at_thresholds(others), only, tally)
+        said = (strict(others.get("pixel_aupimo")), image_score(others.get("image_auroc")), at_thresholds(others))
+        text = _joined(_gain(best, several=several), *said, only, tally)
         slight: Word = "yes" if best["delta"] >= SLIGHT else "yes, slightly"
         return Answer(dataset, detector, slight, text, best)
     if not moved:
@@ -94,7 +95,21 @@ def _nearest(row: Row, *, several: bool) -> str:
     said = f"The most hopeful arm, {name}, changes AUPRO@0.3 by {change}"
     if row["ci_low"] > 0:
         return f"{said}, but among so many arms chance alone may do that (corrected p {row['p_holm']:.2f})."
-    return f"{said}; a change of {row['detectable']:.3f} would most likely have shown." if row.get("detectable") else f"{said}."
+    if "detectable" not in row:
+        return f"{said}."
+    if row["detectable"] is None:
+        return f"{said}; these few seeds differ so much that among so many arms no change could have been shown."
+    return f"{said}; a change of {row['detectable']:.3f} would most likely have shown."
+
+
+def strict(row: Row | None) -> str:
+    """A warning where next to no false marks are tolerated and the arm is worse, or seems to be."""
+    if row is None or row["value"] is None or row.get("verdict") is None or row["delta"] >= 0:
+        return ""
+    change = f"AUPIMO {row['baseline']:.3f} → {row['value']:.3f}"
+    if row["verdict"] == "hurts":
+        return f"But where next to no false marks are tolerated it gets worse: {change}."
+    return f"Where next to no false marks are tolerated the figures point the other way ({change}), which may be chance."
 
 
 def image_score(row: Row | None) -> str:
@@ -142,7 +157,7 @@ def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
 
 def parts(share: float) -> str:
     """Of a hundred; whole where that says enough."""
-    return f"{share:.0f}" if share >= 10 or abs(share - round(share)) < 0.05 else f"{share:.1f}"
+    return f"{share:.0f}" if 10 <= share <= 99 or abs(share - round(share)) < 0.05 else f"{share:.1f}"
 
 
 def _tally(judged: Sequence[Row], helped: Sequence[Row]) -> str:
@@ -174,8 +189,10 @@ def overall(finished: Finished) -> str | None:
     if not good:
         return f"No arm is shown to help in any of {every}."
     mean = float(np.mean([row["delta"] for row in rows]))
+    equal = sum(worth(other)[0] == good - bad for other in tally.values()) - 1
+    most = f"helps as often as {equal} other{'s' * (equal > 1)}, and most" if equal else "helps most often"
     return (
-        f"Over all, {arm_name(rows[0])} helps most often: it raises AUPRO@0.3 in {good} of {every}, "
+        f"Over all, {arm_name(rows[0])} {most}: it raises AUPRO@0.3 in {good} of {every}, "
         f"lowers it in {bad or 'none'}, and changes it by {mean:+.3f} on average."
     )
 

@@ -19,6 +19,7 @@ from aoi.bench.report.tables import main_types, value_text
 from aoi.bench.results import TITLES
 
 FOREST_METRICS = ("pixel_aupro", "image_auroc")
+FOREST_NOTE = "Green helps, red hurts, grey cannot be told after correction; arms that change nothing are left out."
 FULL_COLOUR = 0.02
 """The least change of AUPRO that may take a table's full colour: where nothing moves much, nothing should shout."""
 APART = 5.0
@@ -38,7 +39,7 @@ def forests(finished: Finished) -> str:
             if rows:
                 name = TITLES[metric]
                 picture = forest(rows, f"Change of {name}, {dataset}, {detector}", f"change of {name}")
-                found.append(figure(picture, f"{dataset}, {detector}: change of {name}. Arms that change nothing are left out."))
+                found.append(figure(picture, f"{dataset}, {detector}: change of {name} with 95 % intervals. {FOREST_NOTE}"))
     return figures(found)
 
 

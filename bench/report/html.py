@@ -136,4 +136,4 @@ def _environment(finished: Finished) -> str:
     body = [f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>' for name, value in rows if value is not None]
     made = f"<p>The same numbers again, with the plan below:</p><pre>{escape(command_of(finished))}</pre>"
     plan = f"<pre>{escape(json.dumps(results['plan'], indent=1, ensure_ascii=False))}</pre>"
-    return made + details("Environment", table(["", ""], body)) + details("The plan (plan.json)", plan)
+    return made + details("Environment", table(["", ""], body), printed=True) + details("The plan (plan.json)", plan, printed=True)

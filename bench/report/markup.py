@@ -46,9 +46,16 @@ def figures(found: Sequence[str]) -> str:
     return f'<div class="figures">{"".join(found)}</div>' if found else ""
 
 
-def details(summary: str, body: str, *, shown: bool = False) -> str:
-    """What is folded away."""
-    return f"<details{' open' if shown else ''}><summary>{escape(summary)}</summary>{body}</details>"
+def details(summary: str, body: str, *, shown: bool = False, printed: bool = False) -> str:
+    """What is folded away.
+
+    Args:
+        summary: what it is called.
+        body: markup.
+        shown: unfolded at first.
+        printed: unfolded on paper, where nobody can do so.
+    """
+    return f"<details{' class=printed' if printed else ''}{' open' if shown else ''}><summary>{escape(summary)}</summary>{body}</details>"
 
 
 def badge(row: Row) -> str:
@@ -77,8 +84,8 @@ def metric_cell(row: Row | None, *, title: str = "") -> str:
     said = row.get("verdict")
     exactly = said == "cannot tell" and row["delta"] == row.get("ci_low") == row.get("ci_high") == 0
     more = "" if said is None or exactly else f"<br>p {p_text(row)}"
-    if said == "cannot tell" and not exactly and row.get("detectable"):
-        more += f", {row['detectable']:.3f} would show"
+    if said == "cannot tell" and not exactly and "detectable" in row:
+        more += ", none would show" if row["detectable"] is None else f", {row['detectable']:.3f} would show"
     small = "" if exactly else f"<br><small>{escape(interval(row))}{more}</small>"
     shown = f"{value_text(row['value'])} {badge(row)}{small}"
     return f'<td class="n"{label}><div>{shown}</div></td>'

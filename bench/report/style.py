@@ -73,5 +73,7 @@ table.stack td::before{content:attr(data-label);color:var(--soft)}}
 :root{--ink:#000;--soft:#444;--paper:#fff;--panel:#f2f2f2;--rule:#bbb;--up:15 110 60;--down:170 40 20;--c0:#000;
 --c1:#0072b2;--c2:#d55e00;--c3:#00805d;--c4:#8a3d75;--c5:#7d6000;--c6:#4f3fb0;--good:#3b82c4;--bad:#d9663a}
 body{font-size:10pt}main{max-width:none;padding:0}.wide{overflow:visible;border:0}table{font-size:8pt}tbody th{position:static}
-figure,.change,.card,tr{break-inside:avoid}section{break-inside:auto}h2,h3{break-after:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+figure,.change,.card,tr{break-inside:avoid}section{break-inside:auto}h2,h3{break-after:avoid}h2+p{break-after:avoid;break-inside:avoid}
+.changes{grid-template-columns:1fr 1fr}details.printed::details-content{content-visibility:visible;block-size:auto}
+.printed pre{font-size:7pt;columns:3}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

@@ -36,7 +36,7 @@ MARKS = {"helps": "▲", "hurts": "▼", "cannot tell": "·"}
 
 def command_of(finished: Finished) -> str:
     """The command that makes the same numbers again."""
-    return f"aoi bench run {shlex.quote(str(finished.folder / 'plan.json'))} --out AGAIN --json"
+    return f"aoi bench run {shlex.quote(str(finished.folder.resolve() / 'plan.json'))} --out AGAIN --json"
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -87,7 +87,7 @@ def facts(finished: Finished) -> list[str]:
         )
         lines.append(
             "helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell, with the change that these images and seeds "
-            "would have shown four times in five"
+            "would have shown four times in five of one arm among so many; none, where so few seeds differ too much for any"
         )
     lines += [f"left out: {why}" for why in left_out(*(plan.get(name, ()) for name in ("detectors", "couplings", "generators")))]
     return lines

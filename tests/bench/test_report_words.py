@@ -12,6 +12,7 @@ from aoi.bench.report.answer import answers, overall, parts, sentences, warnings
 from aoi.bench.report.charts import forest, forest_range, scatter, step_chart
 from aoi.bench.report.choices import Chosen, anything, by_arm, rankings
 from aoi.bench.report.data import Finished, arm_name, generator_name
+from aoi.bench.report.markup import metric_cell
 from aoi.bench.report.tables import main_types
 
 
@@ -57,6 +58,28 @@ def test_an_arm_that_helps_is_the_answer_with_its_price():
     assert "Of 3 arms: 2 help, 1 leaves it exactly as it was." in found.text
 
 
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        (-0.1, "hurts", "But where next to no false marks are tolerated it gets worse: AUPIMO 0.700 → 0.600."),
+        (-0.1, "cannot tell", "point the other way (AUPIMO 0.700 → 0.600), which may be chance."),
+        (0.1, "cannot tell", ""),
+    ],
+)
+def test_a_gain_that_the_strict_metric_does_not_share_says_so(change, verdict, words):
+    strict = row("head", change, 0.02, verdict, metric="pixel_aupimo")
+    (found,) = answers(ablation_of(row("head", 0.05, 0.01, "helps"), strict))
+    assert words in found.text
+    assert ("false marks" in found.text) == bool(words)
+
+
+def test_where_no_change_could_have_been_shown_none_is_named():
+    (found,) = answers(ablation_of(row("head", 0.05, 0.1, "cannot tell", detectable=None)))
+    assert "no change could have been shown" in found.text
+    assert "none would show" in metric_cell(row("head", 0.05, 0.1, "cannot tell", detectable=None))
+    assert "0.020 would show" in metric_cell(row("head", 0.05, 0.1, "cannot tell"))
+
+
 def test_thresholds_alone_are_told_in_parts_of_a_hundred():
     arms = [row("calibrate", 0.0, 0.0, "cannot tell"), row("head", 0.001, 0.01, "cannot tell")]
     rates = [
@@ -94,6 +117,8 @@ def test_the_arm_that_helps_most_often_is_named():
     rows += [row("weight", 0.2, 0.01, "helps"), row("weight", -0.01, 0.001, "hurts", dataset="screw")]
     text = overall(ablation_of(*rows))
     assert "perlin → head helps most often" in text
+    tied = overall(ablation_of(*rows[:2], *(row("negative", 0.06, 0.01, "helps", dataset=name) for name in ("tile", "screw"))))
+    assert "perlin → negative helps as often as 1 other, and most: it raises" in tied
     assert "2 of 2 combinations" in text
 
 
@@ -201,5 +226,5 @@ def test_lines_keep_their_colour_and_leaks_are_dashed():
 def test_names_and_shares_stay_short():
     assert generator_name("perlin") == "perlin"
     assert generator_name("/data/made/elsewhere/seas") == "…/elsewhere/seas"
-    assert [parts(share) for share in (12.4, 2.5, 3.0, 0.0)] == ["12", "2.5", "3", "0"]
+    assert [parts(share) for share in (12.4, 2.5, 3.0, 0.0, 99.7, 100.0)] == ["12", "2.5", "3", "0", "99.7", "100"]
     assert anything({"pixel_threshold": 2.0, "values": np.ones(2)}) == ""

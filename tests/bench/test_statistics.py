@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -115,6 +118,16 @@ def test_holm_against_a_published_example():
 )
 def test_interval_and_p_value_must_agree(delta, low, high, p, higher, said):
     assert verdict(F(delta, low, high, p, 0.1, False), p, higher_is_better=higher) == said
+
+
+def test_what_would_be_shown_is_corrected_like_the_p_values():
+    alone = F(0.1, 0.0, 0.2, 0.04, None, False, error=0.01)
+    assert alone.among(1).detectable == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-5)
+    assert alone.among(16).detectable == pytest.approx(0.01 * (NormalDist().inv_cdf(1 - 0.05 / 32) + 0.841621), rel=1e-5)
+    few = replace(alone, freedom=3.0, least_p=0.04)  # what 1999 exchanges and three seeds that differ can give
+    assert few.among(1).detectable > alone.among(1).detectable
+    assert few.among(2).detectable is None
+    assert replace(alone, error=1.0).among(1).detectable == 1.0  # no metric changes by more
 
 
 def test_an_arm_that_changes_nothing_is_exactly_nothing():
