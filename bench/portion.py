@@ -29,19 +29,9 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
         tests: the real images by degradation.
     """
     tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
-    real = next(iter(tests.values()))
-    makers = [arm.generator for arm in wanted if not arm.is_baseline]
-    judges = run.plan.judges if any(arm.coupling == "head" for arm in wanted) else ()
     sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
     with run.cache.reading() as cache:
-        synth = {}
-        for generator in dict.fromkeys([*makers, *judges]):
-            with run.timed(f"synth {generator}"):
-                folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
-                place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
-                synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
-                run.notes.keep(real.name, generator, (seed, shots), said=synth[generator].said, near=synth[generator].near)
-        probe = _probe(run, real, seed, shots, wanted, cache)
+        synth, probe = _defects(run, next(iter(tests.values())), seed, shots, wanted, cache)
         for detector in run.plan.detectors:
             arms = [arm for arm in wanted if arm.detector == detector]
             if arms:
@@ -49,6 +39,28 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
                 groups = _groups(run, {name: tests[name] for name in needed}, synth, probe, detector, seed, sharing)
                 for arm in arms:
                     _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
+
+
+def make_defects(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm]) -> None:
+    """The defects that `wanted` need and their features, for whoever computes these arms afterwards with the same cache."""
+    with run.cache.reading() as cache:
+        _defects(run, next(iter(tests.values())).with_shots(shots, seed), seed, shots, wanted, cache)
+
+
+def _defects(
+    run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading
+) -> tuple[dict[str, SynthImages], SynthImages | None]:
+    """By generator, and the probe where there is one."""
+    makers = [arm.generator for arm in wanted if not arm.is_baseline]
+    judges = run.plan.judges if any(arm.coupling == "head" for arm in wanted) else ()
+    synth = {}
+    for generator in dict.fromkeys([*makers, *judges]):
+        with run.timed(f"synth {generator}"):
+            folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
+            place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
+            synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
+            run.notes.keep(real.name, generator, (seed, shots), said=synth[generator].said, near=synth[generator].near)
+    return synth, _probe(run, real, seed, shots, wanted, cache)
 
 
 def _probe(run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading) -> SynthImages | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from aoi.bench.cache.store import Cache, Reading
 from aoi.bench.clock import Clock
 from aoi.bench.material.images import RealImages, check_datasets, dataset_names
 from aoi.bench.plan import Plan
-from aoi.bench.portion import run_seed
+from aoi.bench.portion import make_defects, run_seed
 from aoi.bench.run import prepare, real_sets
 from aoi.bench.state import Run
 from aoi.data.progress import silent
 from aoi.data.sample import Dataset
+from aoi.engine.local import LocalEngine
 from aoi.engine.work import Engine, Needs, Task, Work
 from aoi.errors import ConfigError, ModelError
 
@@ -31,6 +32,8 @@ class Step:
     """Arms with their identities."""
     portion: tuple[int, int] | None
     """Seed and number of good images; None for the real images, which all portions share."""
+    ahead: bool = False
+    """The defects of the portion alone: tasks for each of its detectors come after."""
 
 
 @dataclass(eq=False)
@@ -69,9 +72,10 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
     waiting = {arm: identity for arms in missing.values() for arm, identity in arms.items()}
     if not waiting:
         return
-    steps = dict(steps_of(missing))
-    work = Work(partial(begin, run.plan, run.out, run.cache.elsewhere(), run.backbone.fingerprint), perform)
-    tasks = [Task(name, step, () if step.portion is None else (_real(step.dataset),)) for name, step in steps.items()]
+    parted = isinstance(engine, LocalEngine) and parts_detectors(run.plan, missing, engine.workers)
+    cache = replace(run.cache.elsewhere(), lasting=run.cache.lasting or parted)  # one task finds what another has made
+    work = Work(partial(begin, run.plan, run.out, cache, run.backbone.fingerprint), perform)
+    tasks = list(tasks_of(missing, parted=parted))
     for _, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
         for what, spent in seconds.items():
             run.clock.add(what, spent)
@@ -81,14 +85,31 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
         raise ModelError(f"no record of {arm.key} arrived in {run.out / 'arms'}", hint="see that the folder is the same on every node")
 
 
-def steps_of(missing: Mapping[str, Mapping[Arm, str]]) -> Iterator[tuple[str, Step]]:
-    """Every task by its name: the real images of each data set before its portions."""
+def parts_detectors(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], workers: int) -> bool:
+    """Whether portions are parted by detector, so that no process of a few idles while the last portion is computed.
+
+    Two detectors of a portion share a head, a bank of defects and, above all, a segmentation network: what is parted is computed twice.
+    """
+    count = sum(len(portions(arms)) for arms in missing.values())
+    detectors = {arm.detector for arms in missing.values() for arm in arms}
+    return len(detectors) > 1 and count % workers != 0 and "segment" not in plan.couplings
+
+
+def tasks_of(missing: Mapping[str, Mapping[Arm, str]], *, parted: bool = False) -> Iterator[Task[Step]]:
+    """The real images of each data set before its portions; if `parted`, a portion's defects before its detectors."""
     for dataset, arms in missing.items():
         if arms:
-            yield _real(dataset), Step(dataset, arms, None)
+            yield Task(_real(dataset), Step(dataset, arms, None))
         for seed, shots in portions(arms):
             wanted = {arm: identity for arm, identity in arms.items() if (arm.seed, arm.condition.shots) == (seed, shots)}
-            yield f"{dataset}, seed {seed}" + (f", {shots} good images" if shots else ""), Step(dataset, wanted, (seed, shots))
+            name = f"{dataset}, seed {seed}" + (f", {shots} good images" if shots else "")
+            if not parted:
+                yield Task(name, Step(dataset, wanted, (seed, shots)), (_real(dataset),))
+                continue
+            yield Task(f"{name}, defects", Step(dataset, wanted, (seed, shots), ahead=True), (_real(dataset),))
+            for detector in dict.fromkeys(arm.detector for arm in wanted):
+                own = {arm: identity for arm, identity in wanted.items() if arm.detector == detector}
+                yield Task(f"{name}, {detector}", Step(dataset, own, (seed, shots)), (f"{name}, defects",))
 
 
 def _real(dataset: str) -> str:
@@ -133,7 +154,9 @@ def perform(desk: Desk, step: Step) -> dict[str, float]:
     wanted = [arm for arm, identity in step.wanted.items() if not run.read(arm, identity)]
     if wanted:
         tests = desk.real_sets(step)
-        if step.portion is not None:
+        if step.portion is not None and step.ahead:
+            make_defects(run, tests, *step.portion, wanted)
+        elif step.portion is not None:
             run_seed(run, tests, *step.portion, wanted, step.wanted)
     run.records.clear()
     return run.clock.seconds()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from aoi.engine.work import Argument, Needs, Result, State, Task, Work
 from aoi.errors import BackendUnavailable
 
 CORES = "AOI_CORES"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _AHEAD = 8
 """Tasks that lie ready for each process, so that none waits for the next."""
 
@@ -26,9 +28,11 @@ class LocalEngine:
 
     Args:
         workers: processes; one means this process itself.
+        threads: of the numeric libraries and cores in each process; None leaves them to the environment. One process is left as it is.
     """
 
     workers: int = 1
+    threads: int | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -52,9 +56,25 @@ class LocalEngine:
         pool: _Processes[Any, Any] = _Processes(executor)
         schedule: Schedule[Any, Future[Any], Any] = Schedule(pool, window=_AHEAD * self.workers, retries=0, say=lambda text: None)
         try:
-            yield from schedule.results(tasks, tick)
+            with _environment({} if self.threads is None else {name: str(self.threads) for name in (CORES, *_THREADS)}):
+                yield from schedule.results(tasks, tick)
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """What processes that are started meanwhile find; libraries that are loaded already have read it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def usable_cores() -> int:

@@ -145,9 +145,11 @@ def shown(rounds: list[dict[str, Any]]) -> str:
         f"ratio: {middle['ratio']:.2f} of wall time (target {TARGET:g}: {verdict}), {middle['processor_ratio']:.2f} of processor time"
     )
     stages = {what: value for what, value in middle["stages"].items() if what != "total"}
-    stages["start and the rest"] = middle["plan"]["seconds"] - sum(stages.values())
+    booked = sum(stages.values())  # by every process for itself
+    if booked <= middle["plan"]["seconds"]:
+        stages["start and the rest"] = middle["plan"]["seconds"] - booked
     lines += [
-        f"  {what}: {value:.1f} s, {value / middle['plan']['seconds']:.0%}"
+        f"  {what}: {value:.1f} s, {value / max(booked, middle['plan']['seconds']):.0%}"
         for what, value in sorted(stages.items(), key=lambda item: -item[1])
     ]
     return "\n".join(lines)

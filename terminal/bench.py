@@ -18,6 +18,13 @@ CacheFolder = Annotated[
 ]
 CacheSize = Annotated[float, typer.Option(help="What the cache may hold, 10⁹ bytes; the longest unused goes first.", min=0.0)]
 
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="local: processes that share work and cores; default: as many as help and fit into memory."
+    ),
+]
+
 
 @bench.command("run")
 def run_ablation(
@@ -42,6 +49,7 @@ def run_ablation(
     image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     engine: EngineName = "local",
+    workers: Processes = None,
     task_cpus: TaskCpus = None,
     task_gpus: TaskGpus = None,
     retries: Retries = None,
@@ -54,9 +62,10 @@ def run_ablation(
     from aoi.bench.estimate import estimate
     from aoi.bench.plan import load_plan
     from aoi.bench.run import run_bench
+    from aoi.bench.workers import local_engine
     from aoi.engine.choose import engine_named
 
-    place = engine_named(engine, cpus=task_cpus, gpus=task_gpus, retries=retries, say=note)
+    place = engine_named(engine, workers=workers, cpus=task_cpus, gpus=task_gpus, retries=retries, say=note)
     config, folders = split_words(words or [], datasets)
     plan = load_plan(
         config, datasets=folders, detectors=detectors, generators=generators, couplings=couplings, seeds=seeds, count=count,
@@ -66,7 +75,7 @@ def run_ablation(
         if dry_run:
             emit(estimate(plan, out, cache=cache, cache_gb=cache_gb, progress=progress), as_json=json)
             return
-        result = run_bench(plan, out, engine=place, cache=cache, cache_gb=cache_gb, progress=progress)
+        result = run_bench(plan, out, engine=place or local_engine(plan, workers), cache=cache, cache_gb=cache_gb, progress=progress)
     emit(result, as_json=json)
 
 

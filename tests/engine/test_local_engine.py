@@ -34,6 +34,17 @@ def test_every_task_is_done_once(workers: int) -> None:
     assert ticks
 
 
+def test_processes_get_their_share_of_the_threads(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = dict(LocalEngine(2, 3).run(Work(dict, told), numbered(["OMP_NUM_THREADS", "AOI_CORES"])))
+    assert set(found.values()) == {"3"}
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def told(_: object, name: str) -> str | None:
+    return os.environ.get(name)
+
+
 def test_without_tasks_nothing_is_begun() -> None:
     assert list(LocalEngine().run(Work(partial(pytest.fail, "nothing to do"), operator.add), [])) == []
 
