@@ -20,9 +20,7 @@ CacheSize = Annotated[float, typer.Option(help="What the cache may hold, 10⁹ b
 
 Processes = Annotated[
     int | None,
-    typer.Option(
-        "--workers", min=1, help="local: processes that share work and cores; default: as many as help and fit into memory."
-    ),
+    typer.Option("--workers", min=1, help="local: processes that share work and cores; default: as many as help and fit into memory."),
 ]
 
 
