@@ -44,8 +44,8 @@ def curves(finished: Finished, dataset: str, detector: str, *, most: int = CURVE
     if not arms:
         return [], []
     moved = [row for row in arms if row["delta"]]
-    worst = moved[max(most - 2, len(moved) - 2) :]
-    shown = [(arms[0], True), *((row, False) for row in (*moved[: most - len(worst)], *worst))]
+    chosen = moved if len(moved) <= most else [*moved[: most - 2], *moved[-2:]]
+    shown = [(arms[0], True), *((row, False) for row in chosen)]
     roc: list[Line] = []
     pro: list[Line] = []
     for row, alone in shown:

@@ -69,7 +69,7 @@ def doses(finished: Finished) -> str:
 
 def _with_interval(row: Row) -> tuple[float, float, float]:
     low, high = (row[key] if row.get(key) is not None else row["delta"] for key in ("ci_low", "ci_high"))
-    return row["value"], row["baseline"] + low, row["baseline"] + high
+    return row["value"], max(0.0, row["baseline"] + low), min(1.0, row["baseline"] + high)
 
 
 def _apart(series: Sequence[Series]) -> Iterator[list[Series]]:
@@ -216,8 +216,9 @@ def pictures(finished: Finished) -> str:
     if not shown:
         return ""
     note = (
-        "Of the arm that does most for AUPRO@0.3, at the first seed: where it helped most and where it hurt most. Maps before and after "
-        "share one scale: the brighter, the fewer good pixels look as bad (from 30 % to 0.01 %). Green: the annotated defect."
+        "Of the arm that does most for AUPRO@0.3 and moves something at the first seed: where it helped most there, and where it hurt "
+        "most. Maps before and after share one scale: the brighter, the fewer good pixels look as bad (from 30 % to 0.01 %). "
+        "Green: the annotated defect."
     )
     if any(row.get("degradation") for row in finished.rows):
         note += " Where the test images were made worse, the pictures are the worse ones, as the detector saw them."
@@ -236,13 +237,13 @@ def _other_degradations(finished: Finished, dataset: str, groups: Sequence[tuple
 
 def _changed(finished: Finished, dataset: str, detector: str, *, each: int) -> str:
     moved = [row for row in finished.headline(dataset, detector) if row["delta"] and row["coupling"] != LEAKING]
-    if not moved:
-        return ""
-    row = max(moved, key=lambda one: (one.get("verdict") == "helps", one["delta"]))
-    helped, hurt = changes(finished, row, each=each)
-    shown = [*_change_rows(helped, "better"), *_change_rows(hurt, "worse")]
-    title = f"{dataset}, {detector}: {arm_name(row)}, AUPRO@0.3 {row['delta']:+.3f}"
-    return f'<h3>{escape(title)}</h3><div class="changes">{"".join(shown)}</div>' if shown else ""
+    for row in sorted(moved, key=lambda one: (one.get("verdict") != "helps", -one["delta"])):
+        helped, hurt = changes(finished, row, each=each)
+        shown = [*_change_rows(helped, "better"), *_change_rows(hurt, "worse")]
+        if shown:  # an arm may move nothing at the one seed whose pictures are kept
+            title = f"{dataset}, {detector}: {arm_name(row)}, AUPRO@0.3 {row['delta']:+.3f}"
+            return f'<h3>{escape(title)}</h3><div class="changes">{"".join(shown)}</div>'
+    return ""
 
 
 def _change_rows(found: Sequence[Change], kind: str) -> Iterator[str]:

@@ -16,8 +16,9 @@ from aoi.bench.axes import Stock
 from aoi.bench.heldout import with_defects_on_both_sides
 from aoi.bench.material.degrade import Degradation, degraded
 from aoi.bench.plan import load_plan, settings
-from aoi.bench.report.curves import changes
+from aoi.bench.report.curves import changes, curves, evidence_of
 from aoi.bench.report.data import read_finished
+from aoi.bench.report.figures import _with_interval
 from aoi.bench.report.html import html_report
 from aoi.bench.report.pictures import change_pictures
 from aoi.bench.report.writing import write_report
@@ -123,6 +124,25 @@ def test_the_pictures_that_changed_are_shown_as_the_detector_saw_them(wide, part
     page = html_report(finished)
     assert "image, noise of 20 grey levels" in page
     assert "the pictures are the worse ones" in page
+    assert page.count("<h3>disc, padim (noise:20): perlin → head") == 1
+
+
+@pytest.mark.parametrize("arms", [1, 3, 4, 5, 6, 9])
+def test_an_arm_is_drawn_once_and_the_worst_are_among_them(wide, arms, monkeypatch):
+    _, _, out = wide
+    finished = read_finished(out)
+    row = finished.headline("disc", "padim")[0]
+    found = evidence_of(finished, row)
+    monkeypatch.setattr("aoi.bench.report.curves.evidence_of", lambda *_, **__: found)
+    rows = [{**row, "generator": f"g{number}", "delta": 0.05 - 0.01 * number} for number in range(arms) if number != 5]
+    _, pro = curves(replace(finished, results={"arms": rows}), "disc", "padim", most=4)
+    names = [line.name for line in pro[1:]]
+    assert len(set(names)) == len(names) == min(len(rows), 4)
+    assert names[-1].startswith(rows[-1]["generator"])
+
+
+def test_no_interval_leaves_the_scale():
+    assert _with_interval({"value": 0.8, "baseline": 0.9, "delta": -0.1, "ci_low": -1.0, "ci_high": 0.8}) == (0.8, 0.0, 1.0)
 
 
 def test_plans_without_axes_keep_names_and_identities():

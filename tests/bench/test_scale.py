@@ -33,7 +33,7 @@ def records(out: Path) -> dict[str, dict]:
 
 def kept(out: Path) -> dict[str, bytes]:
     """What statistics count, and the synthetic data sets but for when they were made."""
-    files = [path for folder in ("evidence", "synth") for path in sorted((out / folder).rglob("*")) if path.is_file()]
+    files = [path for folder in ("evidence", "notes", "synth") for path in sorted((out / folder).rglob("*")) if path.is_file()]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files if path.name != "meta.json"}
 
 
