@@ -125,7 +125,7 @@ def test_a_browser_finds_nothing_wrong_with_the_page(ablation, tmp_path):
             inner, content = browser.widths(width)
             assert inner == width
             assert content <= width  # tables scroll in themselves, the page does not
-        folded = "[...document.querySelectorAll('details.printed > :not(summary)')].map(each => each.getBoundingClientRect().height > 20)"
+        folded = "[...document.querySelectorAll('details.printed > :not(summary)')].map(each => each.checkVisibility())"
         assert browser.value(folded) == [False, False]
         browser.ask("Emulation.setEmulatedMedia", media="print")
         assert browser.value(folded) == [True, True]  # the environment and the plan: nobody can unfold paper
