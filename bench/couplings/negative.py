@@ -8,7 +8,6 @@ defects can be told from good ground by it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -211,8 +210,11 @@ def _cells(group: Group, generator: str, sources: np.ndarray, rng: np.random.Gen
 def _held_out_pairs(group: Group, generator: str) -> Pairs:
     options, images, layers = group.plan.negative, group.synth[generator], group.head_layers
     drawn = np.flatnonzero(group.held_out.fold[images.sources] == 0)
-    cells_of = partial(pooled_cells, layers=layers, patch_size=options.patch_size)
-    return paired_cells(group.real.train, images, drawn, cells_of, layers=layers, coverage=options.coverage)
+
+    def rows_of(maps: dict[str, torch.Tensor], bad: torch.Tensor) -> torch.Tensor:
+        return pooled_cells(maps, layers, options.patch_size)[bad]
+
+    return paired_cells(group.real.train, images, drawn, rows_of, layers=layers, coverage=options.coverage)
 
 
 def _outcome(group: Group, fusion: Fusion, maps: np.ndarray, good: Scores, logits: np.ndarray, details: dict[str, Any]) -> Outcome:

@@ -16,8 +16,9 @@ import torch
 
 from aoi.bench.couplings.group import Group, Outcome, baseline
 from aoi.bench.couplings.paired import TIE
+from aoi.bench.couplings.positions import position_moments, standardised_cells
 from aoi.bench.couplings.refitted import adopted, contrast_images
-from aoi.bench.material.pairs import Pairs, paired_cells
+from aoi.bench.material.pairs import Pairs, RowsOf, paired_cells
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector
 from aoi.detect.features import FeatureSet
@@ -104,7 +105,7 @@ def _patchcore(group: Group, generator: str, fitted: PatchCore, progress: Progre
     options, size = group.plan.weight, group.fits.train.image_size
     cells = math.prod(group.fits.train.layers[fitted.layers[0]].shape[-2:])
     bank = bank_without(fitted, cells, group.fits.learned, _contrast(group, generator))
-    pairs = _pairs(group, generator, lambda maps: fitted.embedding(maps).permute(0, 2, 3, 1))
+    pairs = _pairs(group, generator, lambda maps, bad: fitted.embedding(maps).permute(0, 2, 3, 1).cpu()[bad])
     weights = np.ones(bank.shape[1])
     if len(bank) and len(pairs):
         squares = (mean_squares(bank, cells) for cells in (pairs.after, pairs.before))
@@ -160,19 +161,14 @@ def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> O
     every.prepare(apart)
     # Most generators leave the same images apart.
     said = [apart, list(every.layers), every.options.epsilon]
-    mean, deviation = group.once("position moments", said, lambda: position_moments(every, apart))
-
-    def standardised(maps: Any) -> torch.Tensor:
-        vectors = (every.vectors(maps) - mean[:, None]) / deviation[:, None]
-        return vectors.permute(1, 0, 2).view(vectors.shape[1], *every.grid, -1)
-
-    pairs = _pairs(group, generator, standardised)
+    moments = group.once("position moments", said, lambda: position_moments(every, apart))
+    pairs = _pairs(group, generator, lambda maps, bad: standardised_cells(maps, bad, moments, every.layers))
     own = fitted.channels.numpy()
     chosen = own
     if len(pairs):
         before, after = (second_moments(cells, options.prior) for cells in (pairs.before, pairs.after))
         chosen = exchanged(own, before, after, share=options.share, margin=options.margin)
-    kept = np.zeros(mean.shape[1])
+    kept = np.zeros(moments[0].shape[1])
     kept[chosen] = 1
     details = {"pairs": len(pairs), "exchanged": int(np.setdiff1d(chosen, own).size), "layers": _by_layer(train, fitted.layers, kept)}
     if np.array_equal(chosen, own):
@@ -185,26 +181,6 @@ def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> O
 
     part, whole = refitted(train.take(group.fits.learned)), partial(refitted, train)
     return adopted(group, generator, part, whole, least=TIE, image_score=options.image_score, details=details, progress=progress)
-
-
-def position_moments(detector: PaDiM, train: FeatureSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of every channel at every position, P×C float32 each; the variance grows by the detector's ε.
-
-    Args:
-        detector: prepared for images like these.
-        train: features of the images.
-    """
-    first = second = torch.zeros(())
-    shift: torch.Tensor | None = None
-    for maps in train.batches(detector.batch_size):
-        vectors = detector.vectors(maps)
-        shift = vectors[:, 0].clone() if shift is None else shift  # sums around a typical value keep float32's digits
-        moved = vectors - shift[:, None]
-        first, second = first + moved.sum(1), second + moved.square().sum(1)
-    assert shift is not None
-    mean = first / len(train)
-    variance = (second / len(train) - mean.square()).clamp_min(0) + detector.options.epsilon
-    return shift + mean, variance.sqrt()
 
 
 def second_moments(cells: torch.Tensor, prior: float) -> np.ndarray:
@@ -244,10 +220,10 @@ def _contrast(group: Group, generator: str) -> np.ndarray:
     return contrast_images(group.held_out.fold, group.synth[generator].sources)
 
 
-def _pairs(group: Group, generator: str, cells_of: Any) -> Pairs:
+def _pairs(group: Group, generator: str, rows_of: RowsOf) -> Pairs:
     images, layers = group.synth[generator], tuple(group.fits.train.layers)
     drawn = np.flatnonzero(np.isin(images.sources, _contrast(group, generator)))
-    return paired_cells(group.fits.train, images, drawn, cells_of, layers=layers, coverage=group.plan.weight.coverage)
+    return paired_cells(group.fits.train, images, drawn, rows_of, layers=layers, coverage=group.plan.weight.coverage)
 
 
 def _by_layer(train: FeatureSet, layers: tuple[str, ...], values: np.ndarray) -> dict[str, float]:

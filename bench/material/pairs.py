@@ -12,6 +12,9 @@ from aoi.bench.material.images import SynthImages
 from aoi.detect.cells import covered, defective_cells
 from aoi.detect.features import FeatureSet
 
+RowsOf = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+"""Makes m×D float32 of a batch of feature maps and those m cells, n×h×w bool on the grid of the finest map."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
@@ -32,7 +35,7 @@ def paired_cells(
     train: FeatureSet,
     images: SynthImages,
     chosen: np.ndarray,
-    cells_of: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    rows_of: RowsOf,
     *,
     layers: tuple[str, ...],
     coverage: float,
@@ -43,21 +46,20 @@ def paired_cells(
         train: features of the good training images.
         images: the defects, drawn on these.
         chosen: positions in `images`, int64.
-        cells_of: makes n×h×w×D float32 of a batch of feature maps.
-        layers: the feature maps it reads.
+        rows_of: makes features of cells.
+        layers: the feature maps it reads, finest first.
         coverage: share of a cell under the mask from which it counts as defective.
     """
     after, before, image = [], [], []
     drawn, good = images.features.take(chosen).only(layers), train.take(images.sources[chosen]).only(layers)
     done = 0
     for batch, same in zip(drawn.batches(16), good.batches(16), strict=True):
-        cells, sources = cells_of(batch).cpu(), cells_of(same).cpu()
-        share = covered(images.masks[chosen[done : done + len(cells)]], (cells.shape[1], cells.shape[2]))
-        bad = defective_cells(share, coverage)
-        after.append(cells[bad])
-        before.append(sources[bad])
+        count, height, width = (batch[layers[0]].shape[axis] for axis in (0, 2, 3))
+        bad = defective_cells(covered(images.masks[chosen[done : done + count]], (height, width)), coverage)
+        after.append(rows_of(batch, bad))
+        before.append(rows_of(same, bad))
         image.append(chosen[done + bad.nonzero()[:, 0].numpy()])
-        done += len(cells)
+        done += count
     if not after:
         return Pairs(torch.empty(0), torch.empty(0), np.empty(0, np.int64))
     return Pairs(torch.cat(after), torch.cat(before), np.concatenate(image))

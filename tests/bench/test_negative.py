@@ -65,7 +65,7 @@ def test_pairs_are_the_cells_under_the_mask_after_and_before(ground, toy_group):
     group = toy_group(ground(lift=3.0), "padim")
     images, chosen = group.synth["perlin"], np.array([5, 2, 17])
     pairs = paired_cells(
-        group.real.train, images, chosen, lambda maps: maps["layer1"].permute(0, 2, 3, 1), layers=("layer1",), coverage=1.0
+        group.real.train, images, chosen, lambda maps, bad: maps["layer1"].permute(0, 2, 3, 1)[bad], layers=("layer1",), coverage=1.0
     )
     rows = [
         (number, images.features.layers["layer1"][number, :, y, x], group.real.train.layers["layer1"][images.sources[number], :, y, x])

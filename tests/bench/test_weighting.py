@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from aoi.bench.couplings.group import baseline
+from aoi.bench.couplings.positions import position_moments, standardised_cells, standing_at
 from aoi.bench.couplings.refitted import contrast_images
 from aoi.bench.couplings.weighting import (
     ChosenPaDiM,
@@ -21,7 +22,6 @@ from aoi.bench.couplings.weighting import (
     channel_weights,
     exchanged,
     mean_squares,
-    position_moments,
     second_moments,
     weight,
 )
@@ -129,6 +129,23 @@ def test_moments_equal_numpys(rng, ground, toy_group):
     cells = torch.from_numpy(rng.normal(size=(5000, 4)).astype(np.float32))
     plain = cells.double().numpy()
     np.testing.assert_allclose(second_moments(cells, 0.1), plain.T @ plain / 5000 + 0.1 * np.eye(4), rtol=1e-4, atol=1e-5)
+
+
+def test_cells_are_standardised_like_whole_maps(rng, ground, toy_group):
+    group = toy_group(ground(), "padim")
+    every = ChosenPaDiM(group.fits.on_all(), None)
+    every.prepare(group.fits.train)
+    mean, deviation = position_moments(every, group.fits.train)
+    maps = next(group.fits.train.batches(5))
+    which = torch.from_numpy(rng.random((5, 16, 16)) < 0.1)
+    whole = ((every.vectors(maps) - mean[:, None]) / deviation[:, None]).permute(1, 0, 2).view(5, 16, 16, -1)
+    assert torch.equal(standardised_cells(maps, which, (mean, deviation), every.layers), whole[which])
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (16, 16)])
+def test_coarse_cells_stand_where_they_are_repeated(shape):
+    rows, columns = np.divmod(np.arange(256), 16)
+    np.testing.assert_array_equal(standing_at(shape, (16, 16)), rows * shape[0] // 16 * shape[1] + columns * shape[1] // 16)
 
 
 @pytest.mark.parametrize(("detector", "share", "gain"), [("patchcore", 0.5, 0.005), ("patchcore", 0.95, 0.02), ("padim", 0.5, 0.03)])
