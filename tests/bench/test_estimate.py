@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from aoi.bench import estimate as module
 from aoi.bench.estimate import estimate
 from aoi.bench.material.miniature import Miniature, miniature_dataset
+from aoi.bench.plan_options import ProbePlan
 from aoi.bench.run import run_bench
 from aoi.data.layouts import open_dataset
 
@@ -84,12 +85,15 @@ def test_a_small_disk_bounds_what_is_kept_but_not_what_is_read(plan, tmp_path, f
 
 
 def test_rates_are_measured_on_the_data_set_itself(plan, tmp_path, tiny_bench):
-    found = estimate(plan.model_copy(update={"couplings": ("calibrate", "head", "select")}), tmp_path / "out")
+    probe = ProbePlan(generators=("cutpaste-scar",), count=7)
+    found = estimate(plan.model_copy(update={"couplings": ("calibrate", "head", "select"), "probe": probe}), tmp_path / "out")
     assert found.timed.startswith("timed on 10 good images, 8 test images and")
     for stage in ("features of real images", "defects by cutpaste", "fits", "scores", "head", "select", "evidence", "statistics"):
         assert found.seconds[stage] > 0, stage
     assert all(size > 0 for size in found.disk.values())
     assert "cutpaste · select, seeds 0, 1" in found.summary()
+    assert "defects of the probe, which vetoes choices, made: 14, 0 on record, for 8 arms" in found.summary()
+    assert found.seconds["defects by cutpaste-scar"] > 0
     assert not (tmp_path / "out").exists()
 
 
