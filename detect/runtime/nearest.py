@@ -1,28 +1,55 @@
 """The distance to the nearest feature of a bank, exact, at the speed of products in bfloat16.
 
-|q - c|²/2 is one product of longer vectors: three numbers more on each side carry |q|²/2 and |c|²/2, split so that bfloat16 holds
-them without loss. What comes out is small where it matters, for the neighbours, so that an output in bfloat16 is fine enough there.
-Of most groups of points only the least value is looked at; whatever the error bound cannot rule out (1.3 points a row on real parts)
-is compared by its differences in float32.
+Seen along some directions only, everything is as near as it is or nearer. Along the bank's strongest directions, a quarter of all on
+real parts, |q - c|²/2 is one product of longer vectors: three numbers more on each side carry |q|²/2 and |c|²/2, split so that
+bfloat16 holds them without loss. What comes out is small where it matters, for the neighbours, so that an output in bfloat16 is fine
+enough there. The true distance to the point that looks nearest, from differences in float32, is as far as the nearest can be: of most
+groups of points only the least value is looked at, and whatever may be nearer (0.5 to 1.5 points a row on real parts) is compared by
+its differences.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-GROUPS = 64
-"""Of every tile; group g holds the points g, g + 64, g + 128 and so on."""
+from aoi.detect.runtime.rounding import UNIT, code_of, rounded_to_bfloat16, thirds
+
+ROWS = 1024
+"""Of one product, at most."""
+GROUPS = 256
+"""Of every tile; group g holds the points g, g + 256, g + 512 and so on."""
 TILE = 4096
 MANY = 64
 """Candidates of a row from which it is worth finding fewer in float32."""
+ENERGY = 0.95
+"""Of the bank's variance, what the directions must hold along which it is searched first."""
+_MORE = 6
+"""Components of a product beside a point's own."""
 _NEVER = 1e30
-_PAIRS = 1024
+_PAIRS = 256
 """Differences computed at once; they fit into the cache."""
-_HALF_UNIT = 2.0**-9
-"""Of bfloat16: how far rounding moves a number, relative."""
+_SUM = 2.0**-24
+"""Of float32, for each term of a sum."""
+
+
+@dataclass(slots=True, eq=False)
+class _Scratch:
+    """What a thread needs for itself, all rows of a search."""
+
+    rows: np.ndarray
+    """P×K float32, around the bank's mean and along its strongest directions."""
+    rounded: np.ndarray
+    """The same, as products take them."""
+    codes: np.ndarray
+    """P×width, uint16 bits of bfloat16 or float32: longer vectors."""
+    request: Any
+    inputs: list[Any]
+    """Tensors over parts of `codes`."""
 
 
 class NearestBank:
@@ -37,62 +64,86 @@ class NearestBank:
     """
 
     def __init__(self, core: Any, bank: np.ndarray, rows: int, options: dict[str, Any], *, coarse: bool) -> None:
+        self._bank = np.ascontiguousarray(bank, np.float32)
         self._offset = bank.mean(0)
-        self._bank = np.ascontiguousarray(bank - self._offset, np.float32)
-        self._half = np.einsum("ij,ij->i", self._bank, self._bank) / 2
-        norms = np.sqrt(2 * self._half.astype(np.float64))
-        self._largest = float(norms.max())
-        self._depth = self._bank.shape[1]
-        self._width = -(-(self._depth + 6) // 32) * 32
+        around = self._bank - self._offset
+        self._half = np.einsum("ij,ij->i", around, around) / 2
+        self._longest = float(np.linalg.norm(self._bank, axis=1).max())
+        self._basis = strongest_directions(around)
+        seen = around if self._basis is None else (around @ self._basis.astype(np.float64)).astype(np.float32)
+        self._shift = None if self._basis is None else (self._offset @ self._basis.astype(np.float64)).astype(np.float32)
+        rounded = rounded_to_bfloat16(seen, np.empty_like(seen)) if coarse else seen
+        halves = np.einsum("ij,ij->i", rounded, rounded) / 2
+        self._largest = float(np.sqrt(2 * halves.astype(np.float64).max()))
+        self._roughest = float(np.linalg.norm((seen - rounded).astype(np.float64), axis=1).max()) + _SUM * self._largest
+        self._depth = seen.shape[1]
+        self._width = _width(self._depth)
         points = np.zeros((len(bank), self._width), np.float32)
-        points[:, : self._depth] = -self._bank
+        points[:, : self._depth] = -rounded
         points[:, self._depth : self._depth + 3] = 1
-        points[:, self._depth + 3 : self._depth + 6] = thirds(self._half)
+        points[:, self._depth + 3 : self._depth + _MORE] = thirds(halves)
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32"}
         self._coarse = coarse
-        self._search = core.compile_model(_search_network(points, rows, self._depth, coarse=coarse), "CPU", options | hint)
         self._rows = rows
+        parts = -(-rows // ROWS)
+        self._part = -(-rows // parts)
+        self._search = core.compile_model(_search_network(points, self._part, self._depth, coarse=coarse), "CPU", options | hint)
         self._own = threading.local()
 
     def nearest(self, embedding: np.ndarray) -> np.ndarray:
-        """Euclidean distance of each of P×D float32 rows to the bank, P float32."""
-        queries, request = self._scratch()
-        rows = queries[:, : self._depth]
-        np.subtract(embedding, self._offset, out=rows)
-        half = np.einsum("ij,ij->i", rows, rows) / 2
-        queries[:, self._depth : self._depth + 3] = thirds(half)
-        request.infer([queries], share_inputs=True)
-        tiles = [self._groups(request.get_output_tensor(i).data) for i in range(len(self._search.outputs))]
-        least = np.concatenate([self._numbers(tile.min(1)) for tile in tiles], axis=1)
-        # A squared distance is below zero by rounding alone, and among such the order of bits is reversed: all are as good as zero.
-        best = np.maximum(least.min(1), 0)
-        row, number = self._candidates(tiles, least, best + self._window(half, best))
-        many = np.bincount(row, minlength=self._rows) > MANY
-        found = np.full(self._rows, np.inf, np.float32)
+        """Euclidean distance of each of P×D float32 rows to the bank, P float32; infinite for rows that are not finite."""
+        own = self._scratch()
+        rows = own.rows[: self._rows]
+        if self._basis is None:
+            np.subtract(embedding, self._offset, out=rows)
+        else:
+            np.matmul(embedding, self._basis, out=rows)
+            rows -= self._shift
+        if self._coarse:
+            rounded_to_bfloat16(own.rows, own.rounded)
+        half = np.einsum("ij,ij->i", own.rounded, own.rounded) / 2
+        own.codes[:, : self._depth] = code_of(own.rounded, self._coarse)
+        own.codes[:, self._depth : self._depth + 3] = code_of(thirds(half), self._coarse)
+        found = np.empty(len(own.rows), np.float32)
+        for i, tensor in enumerate(own.inputs):
+            part = slice(i * self._part, (i + 1) * self._part)
+            own.request.set_input_tensor(tensor)
+            own.request.infer()
+            self._look(own, half[part], embedding[part], found[part])
+        return np.sqrt(found[: self._rows])
+
+    def _look(self, own: _Scratch, half: np.ndarray, rows: np.ndarray, found: np.ndarray) -> None:
+        """Write squared distances of n×D rows to `found`, from what the network says of them and all points."""
+        count = len(rows)
+        tiles = [self._groups(own.request.get_output_tensor(i).data)[:count] for i in range(len(self._search.outputs))]
+        least = np.concatenate([tile.min(1) for tile in tiles], axis=1)
+        likely = np.empty(count, np.int64)
+        for here, values, start in _members(tiles, np.arange(count), least.argmin(1)):
+            likely[here] = start + values.argmin(1) * GROUPS
+        reached = self._squared(rows, None, likely)
+        cut = self._cut(half[:count], reached)
+        row, number = self._candidates(tiles, least, cut)
+        other = number != likely[row]
+        row, number = row[other], number[other]
+        many = np.bincount(row, minlength=count) > MANY
         if many.any():
-            self._search_again(rows, np.flatnonzero(many), found)
+            self._search_again(rows, np.flatnonzero(many), reached)
             row, number = row[~many[row]], number[~many[row]]
-        np.minimum.at(found, row, self._squared(rows, row, number))
-        return np.sqrt(found)
+        np.minimum.at(reached, row, self._squared(rows, row, number))
+        found[:count] = np.where(np.isnan(reached), np.inf, reached)
 
     def _groups(self, product: np.ndarray) -> np.ndarray:
-        """P×members×GROUPS of a tile, in the order of their bits where it is bfloat16: integers are compared several times as fast."""
-        return (product.view(np.int16) if self._coarse else product).reshape(self._rows, -1, GROUPS)
-
-    def _numbers(self, values: np.ndarray) -> np.ndarray:
-        """What values of `_groups` are, float32."""
-        return (values.astype(np.int32) << 16).view(np.float32) if self._coarse else values
+        """n×members×GROUPS of a tile, in the order of their bits where it is bfloat16: integers are compared several times as fast."""
+        return (product.view(np.int16) if self._coarse else product).reshape(self._part, -1, GROUPS)
 
     def _candidates(self, tiles: list[np.ndarray], least: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and points of every value up to `cut`; first the groups that have one, then the members of those."""
-        row, group = np.nonzero(least <= cut[:, None])
+        row, group = np.divmod(np.flatnonzero(least <= cut[:, None]), least.shape[1])
         rows, numbers = [], []
-        for tile, found in enumerate(tiles):
-            here = group // GROUPS == tile
-            own_row, own_group = row[here], group[here] % GROUPS
-            which, member = np.nonzero(self._numbers(found[own_row, :, own_group]) <= cut[own_row, None])
-            rows.append(own_row[which])
-            numbers.append(tile * TILE + member * GROUPS + own_group[which])
+        for here, values, start in _members(tiles, row, group):
+            which, member = np.divmod(np.flatnonzero(values <= cut[row[here], None]), values.shape[1])
+            rows.append(row[here][which])
+            numbers.append(start[which] + member * GROUPS)
         return np.concatenate(rows), np.concatenate(numbers)
 
     def reweight(self, embedding: np.ndarray, distance: np.ndarray, neighbours: int) -> float:
@@ -107,62 +158,114 @@ class NearestBank:
         if neighbours == 1 or len(self._bank) == 1:
             return float(distance[top])
         query = embedding[top] - self._offset
-        centre = self._bank[(self._half - self._bank @ query).argmin()]
+        # The offset in the bank adds the same to all products.
+        centre = self._bank[(self._half - self._bank @ query).argmin()] - self._offset
         affinity = self._half - self._bank @ centre
         around = np.argpartition(affinity, min(neighbours, len(affinity)) - 1)[: min(neighbours, len(affinity))]
         around = around[np.argsort(affinity[around], kind="stable")]
-        support = np.linalg.norm(query - self._bank[around], axis=1).astype(np.float64)
+        support = np.linalg.norm(embedding[top] - self._bank[around], axis=1).astype(np.float64)
         shares = np.exp(support - support.max())
         return float((1 - shares[0] / shares.sum()) * distance[top])
 
-    def _scratch(self) -> tuple[np.ndarray, Any]:
-        """This thread's own queries, P×width float32, and its own request."""
-        if not hasattr(self._own, "queries"):
-            self._own.queries = np.zeros((self._rows, self._width), np.float32)
-            self._own.queries[:, self._depth + 3 : self._depth + 6] = 1
-            self._own.request = self._search.create_infer_request()
-        return self._own.queries, self._own.request
+    def _scratch(self) -> _Scratch:
+        """This thread's own."""
+        if not hasattr(self._own, "scratch"):
+            import openvino as ov
 
-    def _window(self, half: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """How far above the best a value may be and still belong to the nearest, P.
+            count = self._part * -(-self._rows // self._part)
+            rows = np.zeros((count, self._depth), np.float32)
+            codes = np.zeros((count, self._width), np.uint16 if self._coarse else np.float32)
+            codes[:, self._depth + 3 : self._depth + _MORE] = code_of(np.ones((count, 3), np.float32), self._coarse)
+            kind = ov.Type.bf16 if self._coarse else ov.Type.f32
+            parts = [codes[start : start + self._part] for start in range(0, count, self._part)]
+            inputs = [ov.Tensor(part, ov.Shape(part.shape), kind) for part in parts]
+            rounded = np.empty_like(rows) if self._coarse else rows
+            self._own.scratch = _Scratch(rows, rounded, codes, self._search.create_infer_request(), inputs)
+        scratch: _Scratch = self._own.scratch
+        return scratch
 
-        A product of rounded factors is off by at most (2u + u²) |q||c|, u the half unit of bfloat16; sums in float32 add depth · 2⁻²⁴ of
-        what they sum; the output is rounded once more.
+    def _cut(self, half: np.ndarray, reached: np.ndarray) -> np.ndarray:
+        """The greatest that the nearest point's value can be, in the terms of `_groups`, n.
+
+        With x̂ for what a product takes for x, |q̂ - ĉ| is at most |q - c| + |q - q̂| + |c - ĉ| (triangle inequality). Sums in float32 add
+        terms · 2⁻²⁴ of what they sum, and the output is rounded once more.
+
+        Args:
+            half: |q̂|²/2, n float32.
+            reached: squared distance to some point, n float32.
         """
-        norm = np.sqrt(2 * half)
-        error = (2 * _HALF_UNIT + _HALF_UNIT**2) * norm * self._largest + self._width * 2.0**-24 * (norm + self._largest) ** 2
-        return np.asarray(2 * error + 4 * _HALF_UNIT * (np.abs(best) + 2 * error))
+        norm, distance = np.sqrt(2 * half), np.sqrt(reached)
+        sums = self._width * _SUM * (norm + self._largest) ** 2
+        terms = len(self._offset) * _SUM
+        projected = terms * self._depth**0.5 * (distance + 2 * self._longest)  # a row is no longer than a point and its distance to it
+        farthest = distance * (1 + terms) + (UNIT * norm if self._coarse else 0) + self._roughest + projected
+        highest = farthest**2 / 2 + sums
+        if not self._coarse:
+            return np.asarray(highest)
+        # The bits of what is no number are greater than most.
+        highest = np.where(np.isnan(highest), -1, highest * (1 + UNIT)).astype(np.float32)
+        return (highest.view(np.int32) >> 16).astype(np.int16)
 
     def _search_again(self, rows: np.ndarray, unsure: np.ndarray, found: np.ndarray) -> None:
         """All of the bank in float32 for rows that need it: again every candidate that rounding cannot rule out."""
         for start in range(0, len(unsure), 8):
             part = unsure[start : start + 8]
-            affinity = rows[part] @ self._bank.T - self._half
-            norm = np.linalg.norm(rows[part], axis=1)
-            window = 2 * self._width * 2.0**-24 * (norm + self._largest) ** 2
+            around = rows[part] - self._offset
+            affinity = around @ self._bank.T - self._half
+            norm = np.linalg.norm(around, axis=1)
+            window = 2 * _width(len(self._offset)) * _SUM * (norm + 2 * self._longest) ** 2
             row, number = np.nonzero(affinity >= (affinity.max(1) - window)[:, None])
-            squared = self._squared(rows, part[row], number)
-            found[part] = np.minimum.reduceat(squared, np.flatnonzero(np.diff(row, prepend=-1)))
+            np.minimum.at(found, part[row], self._squared(rows, part[row], number))
 
-    def _squared(self, rows: np.ndarray, row: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Squared distances of pairs from their differences, float32."""
-        found = np.empty(len(row), np.float32)
-        for start in range(0, len(row), _PAIRS):
+    def _squared(self, rows: np.ndarray, row: np.ndarray | None, number: np.ndarray) -> np.ndarray:
+        """Squared distances of pairs from their differences, float32: exact where the expanded form would cancel.
+
+        Args:
+            rows: n×D float32.
+            row: which of them, p int64; None for all, in order.
+            number: of the points, p int64.
+        """
+        found = np.empty(len(number), np.float32)
+        there, here = np.empty((2, min(_PAIRS, len(number)), rows.shape[1]), np.float32)
+        for start in range(0, len(number), _PAIRS):
             part = slice(start, start + _PAIRS)
-            difference = rows[row[part]]
-            difference -= self._bank[number[part]]
+            difference = np.take(self._bank, number[part], axis=0, out=there[: len(number[part])], mode="clip")
+            difference -= rows[part] if row is None else np.take(rows, row[part], axis=0, out=here[: len(difference)], mode="clip")
             np.einsum("ij,ij->i", difference, difference, out=found[part])
         return found
 
 
-def thirds(values: np.ndarray) -> np.ndarray:
-    """n float32 as n×3 numbers that bfloat16 holds exactly and whose sum they are (8 + 8 + 8 bits of 24)."""
-    rest = np.asarray(values, np.float32)
-    parts = []
-    for _ in range(3):
-        parts.append((np.ascontiguousarray(rest).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
-        rest = rest - parts[-1]
-    return np.stack(parts, axis=1)
+def strongest_directions(around: np.ndarray) -> np.ndarray | None:
+    """D×K float32 that never lengthens a vector: the fewest main axes with `ENERGY` of the variance; None where they do not pay.
+
+    They do where products along them are at most half as wide.
+
+    Args:
+        around: M×D float32 around their mean.
+    """
+    depth = around.shape[1]
+    some = around[:: -(-len(around) // 4096)].astype(np.float64)
+    variance, axes = np.linalg.eigh(some.T @ some)
+    held = np.cumsum(variance[::-1])
+    enough = 1 + int(np.searchsorted(held, ENERGY * held[-1]))
+    count = _width(enough) - _MORE
+    if 2 * _width(count) > _width(depth):
+        return None
+    chosen = axes[:, ::-1][:, :count].astype(np.float32)
+    return np.asarray(chosen / np.float32(np.linalg.norm(chosen.astype(np.float64), 2) * (1 + 2.0**-20)))
+
+
+def _width(depth: int) -> int:
+    """Components of a product, for as many of a point's own."""
+    return -(-(depth + _MORE) // 32) * 32
+
+
+def _members(tiles: list[np.ndarray], row: np.ndarray, group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of some groups of some rows, tile by tile: which these are, the values of their members, and the number of the first."""
+    for tile, found in enumerate(tiles):
+        here = np.flatnonzero(group // GROUPS == tile)
+        own = group[here] % GROUPS
+        yield here, found[row[here], :, own], tile * TILE + own
 
 
 def _search_network(points: np.ndarray, rows: int, depth: int, *, coarse: bool) -> Any:
@@ -170,11 +273,12 @@ def _search_network(points: np.ndarray, rows: int, depth: int, *, coarse: bool) 
     import openvino as ov
     from openvino import opset13 as ops
 
-    queries, products = ops.parameter([rows, points.shape[1]], np.float32), []
+    given, products = ops.parameter([rows, points.shape[1]], ov.Type.bf16 if coarse else ov.Type.f32), []
+    queries = ops.convert(given, "f32")
     for start in range(0, len(points), TILE):
         tile = points[start : start + TILE]
         filling = np.zeros((-len(tile) % GROUPS, points.shape[1]), np.float32)
         filling[:, depth + 3] = _NEVER
         product = ops.matmul(queries, ops.constant(np.concatenate([tile, filling])), False, True)
         products.append(ops.convert(product, "bf16") if coarse else product)
-    return ov.Model(products, [queries], "nearest")
+    return ov.Model(products, [given], "nearest")

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("openvino")
 
 from aoi.detect.runtime import nearest as module
-from aoi.detect.runtime.nearest import NearestBank, thirds
+from aoi.detect.runtime.nearest import NearestBank, strongest_directions
 from aoi.detect.runtime.openvino_engine import has_bf16, open_core
+from aoi.detect.runtime.rounding import UNIT, rounded_to_bfloat16, thirds
 
 OPTIONS = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
 
@@ -39,6 +40,70 @@ def spread(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]
 KINDS = ["random", "far from the origin", "clusters", "duplicates", "queries from the bank", "few"]
 
 
+def flat(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and a bank of 200 components that lie near twelve directions, as features do, with what could mislead a first look."""
+    axes = rng.normal(size=(12, 200)) / 12
+    queries, bank = (rng.normal(size=(n, 12)) @ axes + 0.02 * rng.normal(size=(n, 200)) for n in (64, 700))
+    if kind == "apart across":
+        # Twins along the directions, told apart by what is not seen along them.
+        bank[350:] = bank[:350] + 0.05 * rng.normal(size=(350, 200))
+        queries = bank[rng.integers(700, size=64)] + 0.03 * rng.normal(size=(64, 200))
+    elif kind == "duplicates":
+        bank = np.repeat(bank[:7], 100, axis=0)
+    elif kind == "queries across":
+        queries = rng.normal(size=(64, 200))
+    elif kind == "far from the origin":
+        queries, bank = queries + 30, bank + 30
+    elif kind == "zeros":
+        bank[::2], queries[::2] = 0, 0
+    elif kind == "queries from the bank":
+        queries = bank[:64].copy()
+    elif kind == "huge":
+        queries, bank = queries * 1e10, bank * 1e10
+    return queries.astype(np.float32), bank.astype(np.float32)
+
+
+FLAT = ["plain", "apart across", "duplicates", "queries across", "far from the origin", "zeros", "queries from the bank", "huge"]
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("kind", FLAT)
+def test_a_first_look_along_few_directions_loses_no_neighbour(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str, coarse: bool
+) -> None:
+    core = open_core()
+    if coarse and not has_bf16(core):
+        pytest.skip("this processor has no bfloat16 products")
+    queries, bank = flat(rng, kind)
+    for tile, rows, many in ((4096, 1024, 64), (256, 40, 64), (4096, 1024, 2)):
+        for name, value in (("TILE", tile), ("ROWS", rows), ("MANY", many)):
+            monkeypatch.setattr(module, name, value)
+        searcher = NearestBank(core, bank, len(queries), OPTIONS, coarse=coarse)
+        assert searcher._basis is not None
+        np.testing.assert_allclose(searcher.nearest(queries), plain(queries, bank), rtol=1e-6, atol=1e-6 * np.abs(bank).max())
+
+
+def test_directions_never_lengthen_and_are_used_only_where_they_pay(rng: np.random.Generator) -> None:
+    basis = strongest_directions(flat(rng, "plain")[1])
+    assert basis is not None
+    assert basis.shape == (200, 26)
+    assert np.linalg.norm(basis.astype(np.float64), 2) <= 1
+    assert strongest_directions(rng.normal(size=(900, 200)).astype(np.float32)) is None
+    assert strongest_directions(np.zeros((5, 200), np.float32)) is not None
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_what_is_no_number_is_far_and_harms_no_other(rng: np.random.Generator, coarse: bool) -> None:
+    core = open_core()
+    if coarse and not has_bf16(core):
+        pytest.skip("this processor has no bfloat16 products")
+    for queries, bank in (spread(rng, "random"), flat(rng, "plain")):
+        wanted = plain(queries, bank)
+        queries[3, 7], wanted[3] = np.nan, np.inf
+        found = NearestBank(core, bank, len(queries), OPTIONS, coarse=coarse).nearest(queries)
+        np.testing.assert_allclose(found, wanted, rtol=2e-6)
+
+
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_distances_are_exact(rng: np.random.Generator, kind: str, coarse: bool) -> None:
@@ -64,7 +129,7 @@ def test_rows_with_many_candidates_are_searched_again(rng: np.random.Generator, 
     queries = rng.normal(size=(16, 32)).astype(np.float32)
     bank = np.concatenate([np.repeat(queries + 0.01, 100, axis=0), queries + 0.0099])
     searcher = NearestBank(core, bank, len(queries), OPTIONS, coarse=has_bf16(core))
-    again = []
+    again: list[int] = []
     plainly = searcher._search_again
     monkeypatch.setattr(searcher, "_search_again", lambda rows, unsure, found: (again.extend(unsure), plainly(rows, unsure, found)))
     np.testing.assert_allclose(searcher.nearest(queries), plain(queries, bank), rtol=1e-4)
@@ -76,3 +141,12 @@ def test_thirds_lose_nothing(rng: np.random.Generator) -> None:
     parts = thirds(values)
     assert not (np.ascontiguousarray(parts).view(np.uint32) & 0xFFFF).any()
     np.testing.assert_array_equal(parts.astype(np.float64).sum(1), values.astype(np.float64))
+
+
+def test_rounding_moves_no_number_by_more_than_a_unit(rng: np.random.Generator) -> None:
+    values = np.concatenate([rng.normal(size=500) * 10.0 ** rng.integers(-20, 20, 500), [0.0, 1.0, 1 + 2.0**-8, -1.99999]]).astype(
+        np.float32
+    )
+    found = rounded_to_bfloat16(values, np.empty_like(values))
+    assert not (found.view(np.uint32) & 0xFFFF).any()
+    assert (np.abs(found.astype(np.float64) - values) <= UNIT * np.abs(found)).all()
