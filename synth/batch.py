@@ -23,7 +23,7 @@ from aoi.synth.region import Region
 from aoi.synth.registry import create_generator
 from aoi.synth.requests import Orders, Request, requests_of
 from aoi.synth.shape import Shape
-from aoi.synth.types import Generator, Job, SynthDefect
+from aoi.synth.types import Generator, Job, Reaching, SynthDefect
 from aoi.synth.verification import FeatureChange, Verification, verify
 from aoi.synth.visibility import mean_change
 
@@ -141,7 +141,10 @@ class Batch:
                 continue
             region = prepared.regions.get(number)
             if region is None:
-                region = prepared.regions[number] = self.outliner.region(prepared.image, prepared.foreground, request.spec)
+                region = self.outliner.region(prepared.image, prepared.foreground, request.spec)
+                if region.is_usable and isinstance(self.generator, Reaching):
+                    region = self.generator.reach(region)
+                prepared.regions[number] = region
             if region.is_usable:
                 return Trial(index, request, name, prepared, region, tuple(rejections))
             rejections.append(Rejection(0, name, "place", f"{request.spec.place.name!r} misses the part"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -94,3 +94,11 @@ class Generator(Protocol):
             rng: the only source of randomness.
             shape: the outline to fill; None draws one.
         """
+
+
+@runtime_checkable
+class Reaching(Protocol):
+    """A generator whose defects may fall beside the part, as a piece that was moved does."""
+
+    def reach(self, region: Region) -> Region:
+        """Where changes may fall if the defect lies in `region`: the region and background near it, never other places of the part."""
