@@ -91,6 +91,9 @@ class Plan(Axes):
     )
     textures: Path | None = Field(default=None, description="folder of texture pictures for the generators")
     device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the arithmetic that makes features, of all images alike, real and invented ones"
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -237,7 +240,18 @@ def _as_list(key: str, value: Any) -> Any:
 def settings(plan: Plan) -> Mapping[str, Any]:
     """What decides an arm's numbers apart from the arm itself and its data: identity for resuming."""
     chosen = plan.model_dump(mode="json")
-    for axis in (*Axes.model_fields, "datasets", "detectors", "generators", "couplings", "seeds", "device", "weights", "backbone"):
+    for axis in (
+        *Axes.model_fields,
+        "datasets",
+        "detectors",
+        "generators",
+        "couplings",
+        "seeds",
+        "device",
+        "weights",
+        "backbone",
+        "precision",
+    ):
         del chosen[axis]
     chosen["count"] = plan.most
     for name in ("segment", "anomalib", "probe", *OWN_OPTIONS):

@@ -83,7 +83,7 @@ def run_bench(
 
 def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], cache: Cache, progress: Progress, device: str) -> Run:
     """Load the backbone and refuse impossible detectors and options before any work is done; nothing is written."""
-    backbone = load_backbone(plan.backbone, plan.weights, device=device)
+    backbone = load_backbone(plan.backbone, plan.weights, device=device).with_precision(plan.precision)
     layers = {name: layers_of(name, backbone) for name in plan.detectors}
     for name in plan.detectors:
         check_detector(name, plan, backbone)

@@ -85,6 +85,8 @@ def fit_words(plan: Plan, detector: str, dataset: Path, out: Path) -> list[str]:
         str(plan.image_size),
         "--seed",
         str(plan.seeds[0]),
+        "--precision",
+        plan.precision,
     ]
     words += ["--weights", str(plan.weights)] if plan.weights else []
     return words + [word for key, value in plan.options.get(detector, {}).items() for word in ("--option", f"{key}={value}")]

@@ -10,6 +10,7 @@ import pytest
 from aoi.bench.results import HIGHER_IS_BETTER
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
+from aoi.detect.backbones import Backbone
 from aoi.errors import ConfigError, DataError
 
 RANKING = ("image_auroc", "pixel_auroc", "pixel_aupro", "pixel_aupro_05", "pixel_ap", "image_f1_max")
@@ -145,6 +146,20 @@ def test_other_settings_do_not_take_over_old_numbers(finished, tiny_bench, tmp_p
     shutil.rmtree(copy / "synth")
     changed = run_bench(plan.model_copy(update={"folds": 3, "seeds": (0,), "generators": ("perlin",), "detectors": ("padim",)}), copy)
     assert changed.resumed == 0
+
+
+def test_features_of_all_images_have_one_precision_and_records_of_two_are_not_mixed(tiny_bench, parts, small_plan, tmp_path, monkeypatch):
+    seen, original = [], Backbone.__call__
+    monkeypatch.setattr(Backbone, "__call__", lambda self, images: seen.append(self.precision) or original(self, images))
+    plan = small_plan(parts, detectors=("padim",), couplings=("calibrate",), generators=("perlin",), seeds=(0,))
+    coarse = plan.model_copy(update={"precision": "bfloat16"})
+    found = [run_bench(each, tmp_path) for each in (plan, coarse, coarse)]
+    assert [result.computed for result in found] == [2, 2, 0]
+    half = len(seen) // 2
+    assert seen == ["float32"] * half + ["bfloat16"] * half
+    one, other = (next(row.value for row in result.arms if row.metric == "pixel_auroc") for result in found[:2])
+    assert one != other
+    assert one == pytest.approx(other, abs=0.02)
 
 
 def test_a_test_image_among_the_training_images_stops_the_run(parts, tiny_bench, tmp_path, plan):
