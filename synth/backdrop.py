@@ -7,15 +7,15 @@ import numpy as np
 
 from aoi.synth.paint import luma
 
-_SEARCH_SIDE = 64
+_SEARCH_SIDE = 48
 """Long side at which donors are looked for; the best of them is then placed to the pixel."""
-_ROUNDS = 3
+_ROUNDS = 2
 """Donors taken in turn for one hole: a hole wider than the ground beside it cannot be covered by one."""
 _RING = 3
 """Cells around the hole, at the search's size, that a donor must continue."""
 _POINTS = 600
 """Pixels of the ring that decide where a donor lies to the pixel."""
-_PLAIN = 4.0
+_PLAIN = 9.0
 """Grey levels; ground that differs by less from its own smooth tone has no pattern that could be broken."""
 _GRAIN_LEFT = 0.3
 """Share of the fine grain that stays where a piece of a texture is worn away: less is plastic, more hides the loss."""
@@ -112,11 +112,11 @@ def _plain(before: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> np.ndarr
     weight = cv2.GaussianBlur(rim, (0, 0), 1.5)
     smooth = (cv2.GaussianBlur(before * rim[..., None], (0, 0), 1.5) / np.maximum(weight, 1e-6)[..., None]).astype(np.float32)
     tone = cv2.GaussianBlur(pull_push(smooth, (rim if rim.any() else ground.astype(np.float32))), (0, 0), 1.5)
-    offset = donor(before, hole, ground)
-    if offset is None:
-        return np.asarray(np.clip(tone, 0, 255))
     safe = cv2.erode(ground.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=1)
     grain = (before - cv2.GaussianBlur(before, (0, 0), 1.5)) * safe[..., None]
+    step = max(cv2.boundingRect(hole.astype(np.uint8))[2:])
+    offsets = [(dy * step, dx * step) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+    offset = max(offsets, key=lambda each: int((_moved(ground, each) & hole).sum()))
     return np.asarray(np.clip(tone + _moved_image(grain, offset), 0, 255))
 
 

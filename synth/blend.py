@@ -103,7 +103,7 @@ def settle(image: np.ndarray, mixed: np.ndarray, allowed: np.ndarray) -> tuple[n
     """
     mask = changed(image, mixed) & allowed
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
-    whole = _without_pinholes(closed > 0) & allowed
+    whole = without_pinholes(closed > 0) & allowed
     pinholes = whole & ~mask
     final = np.where(mask[..., None], mixed, image)
     if pinholes.any():
@@ -114,7 +114,7 @@ def settle(image: np.ndarray, mixed: np.ndarray, allowed: np.ndarray) -> tuple[n
     return final, changed(image, final)
 
 
-def _without_pinholes(mask: np.ndarray) -> np.ndarray:
+def without_pinholes(mask: np.ndarray) -> np.ndarray:
     """`mask` with enclosed holes smaller than a twentieth of its area filled; larger ones are part of the shape."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     limit = max(4, int(mask.sum()) // 20)

@@ -11,7 +11,7 @@ import numpy as np
 from aoi.captions.spec import DefectSpec
 from aoi.errors import DataError
 from aoi.synth.backdrop import behind, worn
-from aoi.synth.blend import settle
+from aoi.synth.blend import difference, settle, without_pinholes
 from aoi.synth.change import CERTAIN, FAINTEST, colour_change
 from aoi.synth.motion import SHIFT, bump, inside_field, leap, moved_points, sampled, swing
 from aoi.synth.piece import Piece, draw_piece, placed
@@ -19,6 +19,7 @@ from aoi.synth.region import Region, depth
 from aoi.synth.registry import GeneratorSettings, register
 from aoi.synth.shape import Shape
 from aoi.synth.types import Provenance, SynthDefect
+from aoi.synth.visibility import extent
 
 Mode = Literal["missing", "shifted", "turned", "bent"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -162,16 +163,22 @@ def kept(image: np.ndarray, mixed: np.ndarray, allowed: np.ndarray) -> tuple[np.
     Returns:
         HWC uint8 and HW bool, `mask == changed(image, final)`.
     """
+    final, mask = image.copy(), np.zeros(image.shape[:2], bool)
     rounded = np.where(allowed[..., None], np.clip(np.rint(mixed), 0, 255).astype(np.uint8), image)
-    change = colour_change(image, rounded)
+    box = extent(difference(image, rounded) > 0, 4)
+    if box is None:
+        return final, mask
+    before, after = np.ascontiguousarray(image[box]), np.ascontiguousarray(rounded[box])
+    change = colour_change(before, after)
     certain = cv2.GaussianBlur(change, (0, 0), 0.7) >= CERTAIN
     _, labels = cv2.connectedComponents((change >= FAINTEST).astype(np.uint8), connectivity=8)
     sure = np.zeros(int(labels.max()) + 1, bool)
     sure[np.unique(labels[certain])] = True
     sure[0] = False
     # Unlike a repainted defect's halo, the shade that went with a piece counts to the last visible pixel: cut off, it would leave a ghost.
-    visible = sure[labels] & allowed
-    return settle(image, np.where(visible[..., None], rounded, image), visible)
+    visible = without_pinholes(sure[labels]) & allowed[box]
+    final[box], mask[box] = settle(before, np.where(visible[..., None], after, before), visible)
+    return final, mask
 
 
 def over(image: np.ndarray, mixed: np.ndarray, alpha: np.ndarray) -> np.ndarray:
