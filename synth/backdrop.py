@@ -15,7 +15,7 @@ _RING = 3
 """Cells around the hole, at the search's size, that a donor must continue."""
 _POINTS = 600
 """Pixels of the ring that decide where a donor lies to the pixel."""
-_PLAIN = 9.0
+_PLAIN = 6.0
 """Grey levels; ground that differs by less from its own smooth tone has no pattern that could be broken."""
 _GRAIN_LEFT = 0.3
 """Share of the fine grain that stays where a piece of a texture is worn away: less is plastic, more hides the loss."""
@@ -113,7 +113,8 @@ def _plain(before: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> np.ndarr
     smooth = (cv2.GaussianBlur(before * rim[..., None], (0, 0), 1.5) / np.maximum(weight, 1e-6)[..., None]).astype(np.float32)
     tone = cv2.GaussianBlur(pull_push(smooth, (rim if rim.any() else ground.astype(np.float32))), (0, 0), 1.5)
     safe = cv2.erode(ground.astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=1)
-    grain = (before - cv2.GaussianBlur(before, (0, 0), 1.5)) * safe[..., None]
+    # Edges of other things on the ground are no grain: their outlines would be drawn into the hole.
+    grain = np.clip(before - cv2.GaussianBlur(before, (0, 0), 1.5), -_PLAIN, _PLAIN) * safe[..., None]
     step = max(cv2.boundingRect(hole.astype(np.uint8))[2:])
     offsets = [(dy * step, dx * step) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
     offset = max(offsets, key=lambda each: int((_moved(ground, each) & hole).sum()))

@@ -34,6 +34,8 @@ MODES_OF_KINDS: dict[str, tuple[Mode, ...]] = {
 """What a sentence's kind means here; kinds that are not listed take any mode."""
 _FLIPPED = 0.2
 """How often a whole part that is turned lies on its other side."""
+_PIECES = 3
+"""Pieces of a texture that are looked at; the one with most relief is displaced, since where there is none, nothing can be seen to move."""
 _FRINGE = 0.02
 """Share of the frame's longer side around a part that is shaded by it."""
 _PLACES = 4
@@ -78,7 +80,9 @@ class DisplaceGenerator:
         else:
             allowed = region.mask
             size = spec.severity if mode == "missing" else None
-            piece = draw_piece(region, spec, "missing" if mode == "missing" else "moved", size, rng)
+            weights_of = "missing" if mode == "missing" else "moved"
+            pieces = [draw_piece(region, spec, weights_of, size, rng) for _ in range(_PIECES if fills else 1)]
+            piece = max(pieces, key=lambda each: relief(image, each.mask)) if fills else pieces[0]
             if shape is not None and shape.mask.any():
                 piece = Piece(placed(shape, region.mask.shape), "outline")
             mixed, drawn = self._displaced(image, piece, region, mode, strength, rng)
@@ -190,6 +194,15 @@ def over(image: np.ndarray, mixed: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def inner_edge(mask: np.ndarray, width: float = 2.0) -> np.ndarray:
     """Opacity that rises over `width` pixels from the outline inwards, 0 outside; HW float32."""
     return np.asarray(np.clip(depth(mask) / np.float32(width + 0.5), 0, 1), np.float32)
+
+
+def relief(image: np.ndarray, mask: np.ndarray) -> float:
+    """Standard deviation of the brightness under a mask about its slow drift, in grey levels; 0 for an empty mask."""
+    box = extent(mask, 8)
+    if box is None:
+        return 0.0
+    grey = cv2.cvtColor(np.ascontiguousarray(image[box]), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float((grey - cv2.GaussianBlur(grey, (0, 0), 6))[mask[box]].std(dtype=np.float64))
 
 
 def soft(mask: np.ndarray, sigma: float = 0.8) -> np.ndarray:
