@@ -203,17 +203,19 @@ def _to_the_pixel(image: np.ndarray, hole: np.ndarray, ground: np.ndarray, coars
     grey = luma(image)
     own = grey[rows, columns]
     best, least = start, np.inf
-    step = max(1, reach // 6)
-    for dy in range(-reach, reach + 1, step):
-        y = rows + start[0] + dy
-        for dx in range(-reach, reach + 1, step):
-            x = columns + start[1] + dx
-            inside = (y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1])
-            if 2 * np.count_nonzero(inside) < len(rim):
-                continue
-            cost = float(np.square(grey[y[inside], x[inside]] - own[inside]).mean())
-            if cost < least:
-                best, least = (start[0] + dy, start[1] + dx), cost
+    coarse_step = max(1, reach // 3)
+    for span, step in ((reach, coarse_step), (coarse_step - 1, 1)):
+        middle = best
+        for dy in range(-span, span + 1, step):
+            y = rows + middle[0] + dy
+            for dx in range(-span, span + 1, step):
+                x = columns + middle[1] + dx
+                inside = (y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1])
+                if 2 * np.count_nonzero(inside) < len(rim):
+                    continue
+                cost = float(np.square(grey[y[inside], x[inside]] - own[inside]).mean())
+                if cost < least:
+                    best, least = (middle[0] + dy, middle[1] + dx), cost
     return best
 
 
