@@ -103,7 +103,9 @@ class SelectPlan(StrictModel):
 class ProbePlan(StrictModel):
     """Defects of structure that judge beside the arm's own, and may only say no; see `aoi.bench.couplings.probing`."""
 
-    generators: tuple[str, ...] = Field(default=(), description="that make them, on good images that are held out; none for no veto")
+    generators: tuple[str, ...] = Field(
+        default=("displace",), description="that make them, on good images that are held out; none for no veto"
+    )
     count: int = Field(default=64, ge=2, le=100_000, description="defects of each")
     tolerance: float = Field(
         default=0.005,

@@ -94,6 +94,7 @@ def small_plan():
             "folds": 2,
             "options": {"patchcore": {"coreset_ratio": 0.05}, "padim": {"dims": 10}},
             "head": {"training": {"epochs": 2, "hidden": 8}},
+            "probe": {"generators": ()},
         }
         return Plan.model_validate(values | changes)
 

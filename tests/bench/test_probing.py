@@ -251,7 +251,7 @@ def test_a_run_draws_its_probe_on_fold_0_and_records_what_it_said(parts, small_p
         folds=3,
         amounts=(6, 12),
         count=12,
-        probe={"generators": ["cutpaste"], "count": 6},
+        probe={"generators": ["displace", "cutpaste"], "count": 6},
         select={"candidates": {"padim": [{}, {"strides": [8]}]}, "sigmas": [4.0]},
     )
     run_bench(plan, tmp_path)
@@ -268,6 +268,7 @@ def test_a_run_draws_its_probe_on_fold_0_and_records_what_it_said(parts, small_p
 def test_a_plan_says_who_is_watched():
     plan = Plan.model_validate({"probe": {"generators": ["cutpaste"]}})
     assert [plan.watched(name) for name in ("select", "weight", "negative", "normals", "head", "calibrate")] == [True] * 4 + [False] * 2
+    assert Plan().probe.generators == ("displace",)
     assert Plan.model_validate({"probe": {"generators": ["cutpaste"]}, "head": {"weight": "auto"}}).watched("head")
     assert not Plan.model_validate({"probe": {"generators": []}}).watched("select")
 
