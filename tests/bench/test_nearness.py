@@ -103,16 +103,17 @@ def test_notes_outlive_a_run_and_are_told_for_the_plan_at_hand(tmp_path, rng):
     pairs = near_pairs(test, {Path("copy.jpg"): miniature(saved_again(images[0], 60))}, train)
     notes = Notes(tmp_path)
     notes.keep("disc", TRAIN)
-    notes.keep("disc", "theirs", said=["12 defects"], near=pairs)
-    notes.keep("disc", "real", said=["3 real defects"])
-    assert set(Notes(tmp_path).of("disc", ("theirs",))) == {"theirs"}
-    told = Notes(tmp_path).of("disc", ("theirs", "real"))
+    notes.keep("disc", "theirs", (0, 0), said=["12 defects"], near=pairs)
+    notes.keep("disc", "real", (0, 0), said=["3 real defects"])
+    assert set(Notes(tmp_path).of("disc", ("theirs",), [(0, 0)])) == {"theirs"}
+    told = Notes(tmp_path).of("disc", ("theirs", "real"), [(0, 0)])
     assert told["theirs"]["near_duplicates"][0]["other"] == "copy.jpg"
     assert "test0.png ~ copy.jpg" in told["theirs"]["said"][1]
-    notes.keep("disc", "theirs")
-    assert set(notes.of("disc", ("theirs", "real"))) == {"real"}
-    (tmp_path / "disc" / "real.json").write_text("{")
-    assert notes.of("disc", ("real",)) == {}
+    notes.keep("disc", "theirs", (0, 0))
+    assert set(notes.of("disc", ("theirs", "real"), [(0, 0)])) == {"real"}
+    for kept in (tmp_path / "disc" / "real").iterdir():
+        kept.write_text("{")
+    assert notes.of("disc", ("real",), [(0, 0)]) == {}
 
 
 @pytest.mark.slow
