@@ -38,7 +38,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
     (raw,) = raw_maps(group.make, trials.candidates[trials.pick.candidate], real.train, real.test)
     test = trials.finished(trials.pick, raw)
     details: dict[str, Any] = {
-        "chosen": trials.pick.as_dict(trials.candidates, trials.tried[0]),
+        "chosen": trials.pick.as_dict(trials.candidates, trials.tried),
         "tried": trials.as_dicts(),
         "defects": len(defects.origins),
         "image_score": plan.image_score,

@@ -83,19 +83,31 @@ class Tried:
         How much was changed of candidate, smoothing and ground; smoothing by how many doublings or halvings; and whether other feature
         maps are read: another size of the bank sees the same things, another layer sees others.
         """
-        changed = (self.candidate != own.candidate) + (self.sigma != own.sigma) + (self.ground != own.ground)
         reads = candidates[self.candidate].strides != candidates[own.candidate].strides
-        return changed, abs(math.log2(max(self.sigma, 0.1) / max(own.sigma, 0.1))), reads
+        return len(self.changes(own)), abs(math.log2(max(self.sigma, 0.1) / max(own.sigma, 0.1))), reads
 
-    def as_dict(self, candidates: tuple[Candidate, ...], own: Tried) -> dict[str, Any]:
-        """JSON-ready; `error` is that of the gain over the detector's own settings."""
+    def changes(self, own: Tried) -> set[tuple[str, object]]:
+        """What it has otherwise than the detector's own settings."""
+        pairs = (("candidate", self.candidate, own.candidate), ("sigma", self.sigma, own.sigma), ("ground", self.ground, own.ground))
+        return {(name, mine) for name, mine, theirs in pairs if mine != theirs}
+
+    def vetoed(self, tried: Sequence[Tried]) -> bool:
+        """The probe speaks against it, or against a part of its changes by themselves.
+
+        What loses sight of structure when it is the only change still does so in company of one that gains more, such as a larger bank.
+        """
+        changes = self.changes(tried[0])
+        return any(each.sight is not None and each.sight.vetoed and each.changes(tried[0]) <= changes for each in tried)
+
+    def as_dict(self, candidates: tuple[Candidate, ...], tried: Sequence[Tried]) -> dict[str, Any]:
+        """JSON-ready; `error` is that of the gain over the detector's own settings, the first that were tried."""
         return {
             **candidates[self.candidate].model_dump(mode="json"),
             "sigma": self.sigma,
             "ground": self.ground,
             "validation": round(self.validation, 5),
-            "error": self.judged.over(own.judged).as_dict()["error"],
-            **({} if self.sight is None else {"probe": self.sight.as_dict()}),
+            "error": self.judged.over(tried[0].judged).as_dict()["error"],
+            **({} if self.sight is None else {"probe": self.sight.as_dict() | {"vetoed": self.vetoed(tried)}}),
         }
 
 
@@ -105,7 +117,7 @@ def chosen(tried: list[Tried], candidates: tuple[Candidate, ...]) -> Tried:
     The rule of one standard error (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3), with
     the error of the paired difference; of settings equally near, the one tried first. What the probe vetoes cannot be best or chosen.
     """
-    allowed = [each for each in tried if each.sight is None or not each.sight.vetoed]
+    allowed = [each for each in tried if not each.vetoed(tried)]
     best = max(allowed, key=lambda each: each.validation)
     equals = [each for each in allowed if not best.judged.over(each.judged).evident]
     return min(equals, key=lambda each: each.distance(tried[0], candidates))
@@ -197,7 +209,7 @@ class Trials:
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Of everything tried; JSON-ready."""
-        return [each.as_dict(self.candidates, self.tried[0]) for each in self.tried]
+        return [each.as_dict(self.candidates, self.tried) for each in self.tried]
 
 
 def _panel(material: Material, defects: Held, step: int) -> Panel:

@@ -150,7 +150,8 @@ def test_plans_without_axes_keep_names_and_identities():
     assert arm.key == "screw-padim-perlin-head-3"
     assert cell_of(arm, 300).named() == {"dataset": "screw", "detector": "padim", "generator": "perlin", "coupling": "head", "amount": 300}
     plan = load_plan("standard", datasets="a")
-    assert [(each.amount, each.condition) for each in plan.arms("a", "padim", 0)] == [(None, Condition())] * (1 + len(plan.made_generators) * len(plan.couplings))
+    arms = 1 + len(plan.made_generators) * len(plan.couplings)
+    assert [(each.amount, each.condition) for each in plan.arms("a", "padim", 0)] == [(None, Condition())] * arms
     assert not {"amounts", "shots", "degradation", "combine"} & set(settings(plan))
     assert settings(load_plan("standard", datasets="a", count=None))["count"] == 300
     grown = load_plan("standard", datasets="a", shots="all,16", degradation="none,jpeg:30")

@@ -79,6 +79,18 @@ def test_what_the_probe_vetoes_is_neither_chosen_nor_the_best_that_others_are_co
     assert pick([own, blind, better]) is better
 
 
+def test_a_change_that_is_vetoed_alone_is_vetoed_in_company_too() -> None:
+    def tried(candidate, sigma, ground, value, seen):
+        return Tried(candidate, sigma, ground, reached(value), Sight(Gain(seen, 0.01), 0.005))
+
+    own, larger = tried(0, 4.0, "none", 0.8, 0.0), tried(3, 4.0, "none", 0.85, 0.04)
+    blind, hidden = tried(0, 4.0, "image", 0.84, -0.02), tried(3, 4.0, "image", 0.9, 0.03)
+    assert pick([own, larger, hidden]) is hidden
+    assert pick([own, blind, larger, hidden]) is larger
+    assert pick([own, larger, tried(3, 4.0, "position", 0.82, -0.02), tried(0, 4.0, "position", 0.9, 0.0)]).ground == "position"
+    assert [each.as_dict(CANDIDATES, [own, blind, hidden])["probe"]["vetoed"] for each in (own, blind, hidden)] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("value", "error", "vetoed"),
     [(-0.02, 0.01, True), (-0.02, 0.03, False), (-0.004, 0.001, False), (-0.02, np.inf, True), (-0.004, np.inf, False), (0.1, 0.0, False)],
