@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from results_ablation import TUNED, ablation_tables, judged_table, verdict_table
+from results_ablation import COST, TUNED, ablation_tables, cost_lines, judged_table, verdict_table
 from results_bench import DATASETS, METRICS, RESNET, TIMED, Bench
 
 from aoi.data.files import write_text
@@ -195,6 +195,18 @@ def document(bench: Bench) -> str:
             "",
             "The head's fusion has two constants that were settled while the test figures of transistor and tile were in view, but not",
             "those of screw: for `head`, transistor and tile are development sets (`docs/decisions/0006-fusion-of-head-and-map.md`).",
+            "The veto of displaced pieces was built because `select` and `weight` had lost on transistor: for them too it is one",
+            "(`docs/decisions/0016-choices-that-hold.md`).",
+            "",
+            "### What it costs",
+            "",
+            "On an otherwise idle machine, every command in a process of its own and nothing kept from another:",
+            "",
+            "```",
+            f"python scripts/measure_bench_cost.py DATA/mvtec_ad/transistor --weights WEIGHTS/{RESNET} {' '.join(COST)}",
+            "```",
+            "",
+            *cost_lines(bench),
             "",
             *ablation_tables(bench),
             "### The head's boldness chosen on invented defects",

@@ -1,6 +1,6 @@
 """What a whole ablation costs beside one fit-and-evaluate of each of its detectors on the same data.
 
-    python scripts/measure_bench_cost.py DATASET --weights FILE [--plan standard] [--work runs/bench-cost] [--rounds 1] [--threads N]
+    python scripts/measure_bench_cost.py DATASET --weights FILE [--plan standard] [--work runs/bench-cost] [--threads N] [--json]
 
 Every measurement is a process of its own, with an empty cache. For each detector of the plan `aoi detect fit` and `aoi detect evaluate`
 run with the plan's options, image size and backbone; then `aoi bench run` runs the plan. Printed are the seconds of each, the ratio of
@@ -41,6 +41,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, help="instead of the plan's")
     parser.add_argument("--generators", help="instead of the plan's, comma-separated")
     parser.add_argument("--couplings", help="instead of the plan's, comma-separated")
+    parser.add_argument("--json", action="store_true", help="print the figures of every round for programs")
     return parser.parse_args()
 
 
@@ -166,10 +167,9 @@ def main() -> None:
     if args.weights is not None:
         plan = plan.model_copy(update={"weights": args.weights.resolve()})
     rounds = [one_round(plan, args, args.work / f"round{number}") for number in range(args.rounds)]
-    write_json(
-        args.work / "cost.json", {"commit": git_commit(), "plan": plan.model_dump(mode="json"), "threads": args.threads, "rounds": rounds}
-    )
-    print(shown(rounds))
+    found = {"commit": git_commit(), "plan": plan.model_dump(mode="json"), "threads": args.threads, "rounds": rounds}
+    write_json(args.work / "cost.json", found)
+    print(json.dumps(found) if args.json else shown(rounds))
 
 
 if __name__ == "__main__":

@@ -93,3 +93,23 @@ def judged_table(bench: Bench) -> list[str]:
             figures = " | ".join(f"{found[metric]['delta']:+.3f} ± {found[metric]['delta_std']:.3f}" for metric in METRICS)
             lines.append(f"| {dataset} | {detector} | {generator} | {figures} |")
     return lines
+
+
+COST = ["--couplings", "calibrate,head,select,weight"]
+
+
+def cost_lines(bench: Bench) -> list[str]:
+    """What two detectors, four generators, four couplings and three seeds cost beside one fit and evaluation of each detector."""
+    words = [bench.dataset("transistor"), "--weights", bench.weights / RESNET, *COST, "--work", bench.work / "cost"]
+    (found,) = bench.python("cost", ["scripts/measure_bench_cost.py"], words)["rounds"]
+    plan, stages = found["plan"]["seconds"], {what: value for what, value in found["stages"].items() if what != "total"}
+    each_stage = ", ".join(f"{what} {value:.0f}" for what, value in sorted(stages.items(), key=lambda each: -each[1]) if value >= 1)
+    return [
+        "| what | seconds |",
+        "|---|---:|",
+        *(f"| `aoi detect fit` and `evaluate`, {name} | {each['seconds']:.1f} |" for name, each in found["detectors"].items()),
+        f"| `aoi bench run`, the plan | {plan:.1f} |",
+        "",
+        f"{found['ratio']:.1f} times both (wanted: 3), {found['processor_ratio']:.1f} times in seconds of processor. Where the plan's",
+        f"time goes, in seconds of its {'processes' if sum(stages.values()) > plan else 'process'}: {each_stage}.",
+    ]
