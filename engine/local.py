@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic
 
 from aoi.engine.schedule import Schedule
@@ -52,14 +55,20 @@ class LocalEngine:
             yield from _here(work, tasks, tick)
             return
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=(work,))
+        told, teller = context.Pipe(duplex=False)
+        executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=(work, told))
         pool: _Processes[Any, Any] = _Processes(executor)
         schedule: Schedule[Any, Future[Any], Any] = Schedule(pool, window=_AHEAD * self.workers, retries=0, say=lambda text: None)
         try:
             with _environment({} if self.threads is None else {name: str(self.threads) for name in (CORES, *_THREADS)}):
                 yield from schedule.results(tasks, tick)
+        except BaseException:
+            teller.close()  # else every process would finish its task and the next that lies ready, for minutes after Ctrl-C
+            raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+            teller.close()
+            told.close()
 
 
 @contextlib.contextmanager
@@ -124,18 +133,17 @@ _DESK: tuple[Work[Any, Any, Any], Any] | None = None
 """This worker process's work and state: set once at its start, so that they do not travel with every task."""
 
 
-def _begin(work: Work[Any, Any, Any]) -> None:
+def _begin(work: Work[Any, Any, Any], told: Connection) -> None:
     global _DESK
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_leave_with_parent, args=(told,), daemon=True).start()
     _DESK = work, work.start()
 
 
-def _leave_with_parent() -> None:
-    """End this process when its parent is killed: an executor's workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _leave_with_parent(told: Connection) -> None:
+    """End this process when its parent is killed or closes the other end of `told`: an executor's workers would go on, or wait for ever."""
+    wait_for([told])
+    os._exit(1)
 
 
 def _perform(argument: Any) -> Any:

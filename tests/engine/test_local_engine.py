@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -68,6 +69,45 @@ def test_a_dead_process_is_a_sentence_and_a_remedy() -> None:
     with pytest.raises(BackendUnavailable, match="died") as caught:
         list(LocalEngine(2).run(killing, numbered([0, 0, signal.SIGKILL, 0])))
     assert "again" in caught.value.hint
+
+
+SLEEPERS = """
+import sys, time
+from pathlib import Path
+from aoi.engine.local import LocalEngine
+from aoi.engine.work import Task, Work
+
+def nap(folder, number):
+    (folder / str(number)).touch()
+    time.sleep(600)
+
+def here():
+    return Path(sys.argv[1])
+
+if __name__ == "__main__":
+    list(LocalEngine(2).run(Work(here, nap), [Task(str(number), number) for number in range(8)]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_an_interrupt_waits_for_no_task(tmp_path, whole_group: bool) -> None:
+    """Neither for those that are under way nor for those that lie ready; a terminal interrupts the group, `kill` the command alone."""
+    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+    naps = tmp_path / "naps"
+    naps.mkdir()
+    command = subprocess.Popen([sys.executable, tmp_path / "sleepers.py", naps], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while len(list(naps.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        (os.killpg if whole_group else os.kill)(command.pid, signal.SIGINT)
+        _, said = command.communicate(timeout=30)  # standard error closes with the last process that has it
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
+    assert said.count("KeyboardInterrupt") == 1  # the command's own
+    assert len(list(naps.iterdir())) == 2
 
 
 class Instant:
