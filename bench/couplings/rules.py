@@ -1,4 +1,4 @@
-"""What synthetic defects may do to a detector: set its thresholds, teach it a head, choose its settings."""
+"""Every coupling by name, and two of them: invented defects may set a detector's thresholds, or teach it a head."""
 
 from __future__ import annotations
 
