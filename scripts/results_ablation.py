@@ -83,15 +83,16 @@ def ablation_tables(bench: Bench) -> list[str]:
 
 def judged_table(bench: Bench) -> list[str]:
     """What the head does when its boldness is chosen on invented defects of another generator."""
-    lines = ["| data set | detector | generator | image AUROC | pixel AUROC | AUPRO@0.3 |", "|---|---|---|---:|---:|---:|"]
+    lines = ["| data set | detector | generator | image AUROC | pixel AUROC | AUPRO@0.3 | commit |", "|---|---|---|---:|---:|---:|---|"]
     for dataset in DATASETS:
         weights = ["--weights", bench.weights / RESNET]
         words = ["bench", "run", "judged", "--datasets", bench.dataset(dataset), *weights, "--out", bench.work / "judged" / dataset]
         arms = [row for row in bench.aoi(f"judged-{dataset}", words)["arms"] if row["coupling"] == "head"]
+        commit = str(read_json(bench.work / "judged" / dataset / "meta.json")["git_commit"])[:12]
         for detector, generator in dict.fromkeys((row["detector"], row["generator"]) for row in arms):
             found = {row["metric"]: row for row in arms if (row["detector"], row["generator"]) == (detector, generator)}
             figures = " | ".join(f"{found[metric]['delta']:+.3f} ± {found[metric]['delta_std']:.3f}" for metric in METRICS)
-            lines.append(f"| {dataset} | {detector} | {generator} | {figures} |")
+            lines.append(f"| {dataset} | {detector} | {generator} | {figures} | {commit} |")
     return lines
 
 
