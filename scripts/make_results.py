@@ -216,8 +216,8 @@ def document(bench: Bench) -> str:
             "```",
             "",
             "Change against the detector alone, mean ± standard deviation of the paired change over three seeds. Weight and quantile are",
-            "chosen for each data set and seed by AUPRO@0.3 on held-out defects of the generator that did not teach the head. Commits before",
-            "90e610a5c8cc had no probe of displaced pieces, which may veto a choice.",
+            "chosen for each data set and seed by AUPRO@0.3 on held-out defects of the generator that did not teach the head.",
+            "Commits before 90e610a5c8cc had no probe of displaced pieces, which may veto a choice.",
             "",
             *judged_table(bench),
         ]
