@@ -72,8 +72,8 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
     waiting = {arm: identity for arms in missing.values() for arm, identity in arms.items()}
     if not waiting:
         return
-    parted = isinstance(engine, LocalEngine) and parts_detectors(run.plan, missing, engine.workers)
-    cache = replace(run.cache.elsewhere(), lasting=run.cache.lasting or parted)  # one task finds what another has made
+    parted = parted_portions(run.plan, missing, engine.workers) if isinstance(engine, LocalEngine) else 0
+    cache = replace(run.cache.elsewhere(), lasting=run.cache.lasting or parted > 0)  # one task finds what another has made
     work = Work(partial(begin, run.plan, run.out, cache, run.backbone.fingerprint), perform)
     tasks = list(tasks_of(missing, parted=parted))
     for _, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
@@ -85,25 +85,27 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
         raise ModelError(f"no record of {arm.key} arrived in {run.out / 'arms'}", hint="see that the folder is the same on every node")
 
 
-def parts_detectors(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], workers: int) -> bool:
-    """Whether portions are parted by detector, so that no process of a few idles while the last portion is computed.
+def parted_portions(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], workers: int) -> int:
+    """How many portions, the last ones, are parted by detector, so that no process of a few idles while they are computed.
 
     Two detectors of a portion share a head, a bank of defects and, above all, a segmentation network: what is parted is computed twice.
     """
     count = sum(len(portions(arms)) for arms in missing.values())
     detectors = {arm.detector for arms in missing.values() for arm in arms}
-    return len(detectors) > 1 and count % workers != 0 and "segment" not in plan.couplings
+    return count % workers if len(detectors) > 1 and "segment" not in plan.couplings else 0
 
 
-def tasks_of(missing: Mapping[str, Mapping[Arm, str]], *, parted: bool = False) -> Iterator[Task[Step]]:
-    """The real images of each data set before its portions; if `parted`, a portion's defects before its detectors."""
+def tasks_of(missing: Mapping[str, Mapping[Arm, str]], *, parted: int = 0) -> Iterator[Task[Step]]:
+    """The real images of each data set before its portions; of the last `parted` portions the defects before the detectors."""
+    whole = sum(len(portions(arms)) for arms in missing.values()) - parted
     for dataset, arms in missing.items():
         if arms:
             yield Task(_real(dataset), Step(dataset, arms, None))
         for seed, shots in portions(arms):
             wanted = {arm: identity for arm, identity in arms.items() if (arm.seed, arm.condition.shots) == (seed, shots)}
             name = f"{dataset}, seed {seed}" + (f", {shots} good images" if shots else "")
-            if not parted:
+            if whole > 0:
+                whole -= 1
                 yield Task(name, Step(dataset, wanted, (seed, shots)), (_real(dataset),))
                 continue
             yield Task(f"{name}, defects", Step(dataset, wanted, (seed, shots), ahead=True), (_real(dataset),))

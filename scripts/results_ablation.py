@@ -75,7 +75,7 @@ def ablation_tables(bench: Bench) -> list[str]:
     for title in ablations(bench):
         folder = bench.work / "ablation" / title
         commit = read_json(folder / "meta.json")["git_commit"]
-        table = (folder / "results.md").read_text(encoding="utf-8").strip().splitlines()
+        table = (folder / "results.md").read_text(encoding="utf-8").replace(str(bench.data), "DATA").strip().splitlines()
         lines += [f"### {title}", "", f"Computed at commit {str(commit)[:12]}.", ""]
         lines += [*(f"#{line}" if line.startswith("#") else line for line in table), ""]
     return lines

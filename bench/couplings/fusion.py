@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.paired import Sight
+from aoi.bench.couplings.paired import TIE, Sight
 from aoi.detect.head import QUANTILES, WEIGHTS, Fusion, fit_fusion
 from aoi.metrics.pro import aupro
-
-TIE = 0.002
-"""Fusions whose gain in AUPRO@0.3 is this near to the best count as equal; the quietest of them is taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

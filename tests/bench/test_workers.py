@@ -10,7 +10,7 @@ import pytest
 from aoi.bench.arms import Arm
 from aoi.bench.plan import Plan
 from aoi.bench.run import run_bench
-from aoi.bench.scale import parts_detectors, tasks_of
+from aoi.bench.scale import parted_portions, tasks_of
 from aoi.bench.workers import MEMORY, local_engine, processes
 from aoi.engine.local import LocalEngine
 
@@ -48,12 +48,14 @@ def arms_of(seeds: int) -> dict[str, dict[Arm, str]]:
 
 
 def test_portions_are_parted_where_they_leave_a_process_idle() -> None:
-    assert parts_detectors(plan_of(), arms_of(3), 2)
-    assert not parts_detectors(plan_of(), arms_of(4), 2)
-    assert not parts_detectors(plan_of(couplings=("segment",)), arms_of(3), 2)
-    names = {task.name: task.after for task in tasks_of(arms_of(1), parted=True)}
+    assert parted_portions(plan_of(), arms_of(3), 2) == 1
+    assert parted_portions(plan_of(), arms_of(4), 2) == 0
+    assert parted_portions(plan_of(couplings=("segment",)), arms_of(3), 2) == 0
+    names = {task.name: task.after for task in tasks_of(arms_of(1), parted=1)}
     real, defects = "the real images of d", "d, seed 0, defects"
     assert names == {real: (), defects: (real,), "d, seed 0, patchcore": (defects,), "d, seed 0, padim": (defects,)}
+    names = [task.name for task in tasks_of(arms_of(3), parted=1)]
+    assert names == [real, "d, seed 0", "d, seed 1", "d, seed 2, defects", "d, seed 2, patchcore", "d, seed 2, padim"]
 
 
 class Here(LocalEngine):
