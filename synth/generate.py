@@ -64,7 +64,7 @@ def generate_dataset(
     recipe = Recipe(sources, options, orders, out)
     for request in orders.requests:
         notes.extend(request.spec.notes)
-    with locked(out):
+    with locked(out, wait=(out / MANIFEST).exists()):  # who holds a finished folder only reads it
         rows = {index: row for index, row in finished_rows(out).items() if index < orders.total}
         resumed = len(rows)
         missing = [index for index in range(orders.total) if index not in rows]

@@ -15,6 +15,7 @@ import numpy as np
 from aoi.data.content import file_hash
 from aoi.data.files import append_jsonl, read_json, read_jsonl, unwritable, writable_folder, write_bytes, write_json, write_jsonl
 from aoi.data.images import png_bytes
+from aoi.data.locks import KNOWN, hold
 from aoi.data.provenance import SCHEMA_VERSION, provenance
 from aoi.errors import ConfigError, DataError
 from aoi.synth.batch import Attempt
@@ -79,30 +80,28 @@ def _recognise(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) 
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `out` for this process; the system lets go of it when the process ends, however it ends.
+
+    Where nothing can be told of other processes two runs in one folder write the same bytes anyway.
+
+    Args:
+        out: a folder that can be written.
+        wait: until another process has let go of it.
 
     Raises:
         ConfigError: another process is writing there.
     """
+    lock = hold(out / _LOCK, alone=True, wait=wait, create=True)
+    if lock is None and KNOWN:
+        raise ConfigError(f"another process is writing to {out}", hint="wait for it, or choose another --out")
     try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks; two runs in one folder write the same bytes anyway
         yield
-        return
-    try:
-        handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise unwritable(out / _LOCK, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigError(f"another process is writing to {out}", hint="wait for it, or choose another --out") from error
     finally:
-        os.close(handle)
-        with contextlib.suppress(OSError):
-            (out / _LOCK).unlink()
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                (out / _LOCK).unlink()
+            lock.release()
 
 
 def finished_rows(out: Path) -> dict[int, Row]:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from aoi.bench.cache.listing import CacheReport
-from aoi.bench.cache.locks import Hold, hold
 from aoi.data.content import file_hash
 from aoi.data.files import read_json, unwritable, write_json
+from aoi.data.locks import Hold, hold
 from aoi.errors import AoiError
 
 SCHEMA = 1

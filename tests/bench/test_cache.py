@@ -171,7 +171,7 @@ def test_two_processes_do_not_make_the_same_thing_twice(tmp_path):
 
 
 def test_without_locks_the_first_is_kept_and_nothing_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr("aoi.bench.cache.locks._fcntl", None)
+    monkeypatch.setattr("aoi.data.locks._fcntl", None)
     cache = Cache(tmp_path)
 
     def make(folder: Path) -> bytes:

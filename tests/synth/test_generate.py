@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from aoi.data.layouts import open_dataset
 from aoi.errors import ConfigError, DataError
 from aoi.synth import pool
 from aoi.synth.generate import GenerateOptions, generate_dataset, iter_defects
-from aoi.synth.outfolder import JOURNAL
+from aoi.synth.outfolder import JOURNAL, locked
 
 SIZE = 64
 
@@ -125,6 +126,24 @@ def test_a_finished_batch_is_left_alone(goods, tmp_path):
     report = generate_dataset(goods, tmp_path / "out", options())
     assert (report.resumed, report.made, report.images_per_s) == (12, 12, None)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_folder_that_another_holds_is_refused_while_it_grows_and_waited_for_once_it_is_finished(goods, tmp_path):
+    pytest.importorskip("fcntl", reason="this system cannot tell who holds a file")
+    options, out = GenerateOptions(count=2, seed=0, size=64), tmp_path / "out"
+    out.mkdir()
+    with locked(out):
+        with pytest.raises(ConfigError, match="another process is writing"):
+            generate_dataset(goods, out, options)
+        with pytest.raises(ConfigError, match="another process is writing"):  # who was refused has not taken the lock away
+            generate_dataset(goods, out, options)
+    first = generate_dataset(goods, out, options)
+    with ThreadPoolExecutor(1) as pool_of_one:
+        with locked(out):
+            second = pool_of_one.submit(generate_dataset, goods, out, options)
+            time.sleep(0.3)
+            assert not second.done()
+        assert second.result(timeout=30).resumed == first.made == 2
 
 
 def test_torn_missing_and_foreign_files_are_made_again(goods, tmp_path):

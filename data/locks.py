@@ -14,6 +14,9 @@ try:
 except ImportError:  # Windows: nothing can be told of other processes, so nothing of theirs is ever removed
     _fcntl = None
 
+KNOWN = _fcntl is not None
+"""Whether this system can tell who holds a file."""
+
 
 @dataclass(slots=True, eq=False)
 class Hold:
