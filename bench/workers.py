@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from aoi.bench.anomalib.plan import model_of
 from aoi.bench.plan import Plan
 from aoi.engine.local import LocalEngine
+from aoi.engine.memory import free_memory
 
 MEMORY = 4 * 2**30
 """Bytes of free memory for each process: two detectors' fits, maps of all images and features of a batch at 256 px take about 3 GiB."""
@@ -50,17 +49,3 @@ def usual_threads() -> int:
     import torch
 
     return int(torch.get_num_threads())
-
-
-def free_memory() -> int | None:
-    """Bytes that processes could take; None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.rstrip().endswith("kB")}
-        return found.get("MemAvailable")
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
