@@ -147,8 +147,7 @@ def estimate(plan: Plan, out: Path, *, cache: Path | None = None, cache_gb: floa
     todo = [arm for found in missing.values() for arm in found]
     if not todo:
         return Estimate(arms, run.resumed, (), {}, {}, int(peak_memory_mb() * 2**20), "nothing is left to do")
-    probing = plan.probe.generators if any(plan.watched(arm.coupling) for arm in todo) else ()
-    makers = dict.fromkeys([*_makers(plan, todo), *probing])
+    makers = dict.fromkeys([*_makers(plan, todo), *plan.watchers(todo)])
     generators = tuple(name for name in makers if name in generator_names())  # what others give is there already
     first = next(dataset for name, dataset in datasets.items() if missing[name])
     with tempfile.TemporaryDirectory(prefix="aoi-estimate-", ignore_cleanup_errors=True) as place:
@@ -199,10 +198,10 @@ def _add(load: _Load, plan: Plan, dataset: Dataset, arms: Sequence[Arm], mini: M
         load.defects.update({maker: plan.most - count for maker, count in kept.items()})
         defects = plan.most * len(makers)
         made, there, fits = made + defects, there + sum(kept.values()), fits + detectors * (1 + min(plan.folds, good))
-        if any(plan.watched(arm.coupling) for arm in block):
-            load.defects.update(dict.fromkeys(plan.probe.generators, plan.probe.count))
-            probe += plan.probe.count * len(plan.probe.generators)
-            defects += plan.probe.count * len(plan.probe.generators)
+        watchers = plan.watchers(block)
+        load.defects.update(dict.fromkeys(watchers, plan.probe.count))
+        probe += plan.probe.count * len(watchers)
+        defects += plan.probe.count * len(watchers)
         load.featured += defects
         load.learned += detectors * good / mini.train
         load.scored += detectors * (test + good + defects) / mini.images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,6 +179,15 @@ class Plan(Axes):
     def watched(self, coupling: str) -> bool:
         """True where the probe may veto what a coupling chooses."""
         return bool(self.probe.generators) and coupling in CHANGING and (coupling != "head" or self.head.chooses)
+
+    def watcher(self, generator: str) -> str | None:
+        """Whose defects may veto what an arm of `generator` chooses: the probe's first that are not of its own kind."""
+        return next((name for name in self.probe.generators if name != generator), None)
+
+    def watchers(self, arms: Iterable[Arm]) -> tuple[str, ...]:
+        """Of all arms that are watched; each once."""
+        found = dict.fromkeys(self.watcher(arm.generator) for arm in arms if not arm.is_baseline and self.watched(arm.coupling))
+        return tuple(name for name in found if name is not None)
 
     def arms(self, dataset: str, detector: str, seed: int, stock: Stock = PLENTY) -> Iterator[Arm]:
         """Under each condition the baseline, then every generator with every coupling and amount that make sense for it.

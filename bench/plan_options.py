@@ -104,7 +104,8 @@ class ProbePlan(StrictModel):
     """Defects of structure that judge beside the arm's own, and may only say no; see `aoi.bench.couplings.probing`."""
 
     generators: tuple[str, ...] = Field(
-        default=("displace",), description="that make them, on good images that are held out; none for no veto"
+        default=("displace", "perlin"),
+        description="that make them, on held-out good images; an arm is watched by the first that is not its own; none for no veto",
     )
     count: int = Field(default=64, ge=2, le=100_000, description="defects of each")
     tolerance: float = Field(

@@ -31,12 +31,12 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
     tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
     sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
     with run.cache.reading() as cache:
-        synth, probe = _defects(run, next(iter(tests.values())), seed, shots, wanted, cache)
+        synth, probes = _defects(run, next(iter(tests.values())), seed, shots, wanted, cache)
         for detector in run.plan.detectors:
             arms = [arm for arm in wanted if arm.detector == detector]
             if arms:
                 needed = dict.fromkeys(arm.condition.degradation for arm in arms)
-                groups = _groups(run, {name: tests[name] for name in needed}, synth, probe, detector, seed, sharing)
+                groups = _groups(run, {name: tests[name] for name in needed}, synth, probes, detector, seed, sharing)
                 for arm in arms:
                     _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
 
@@ -49,8 +49,8 @@ def make_defects(run: Run, tests: Mapping[str, RealImages], seed: int, shots: in
 
 def _defects(
     run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading
-) -> tuple[dict[str, SynthImages], SynthImages | None]:
-    """By generator, and the probe where there is one."""
+) -> tuple[dict[str, SynthImages], dict[str, SynthImages]]:
+    """By generator, and those that watch."""
     makers = [arm.generator for arm in wanted if not arm.is_baseline]
     judges = run.plan.judges if any(arm.coupling == "head" for arm in wanted) else ()
     synth = {}
@@ -60,23 +60,24 @@ def _defects(
             place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
             synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
             run.notes.keep(real.name, generator, (seed, shots), said=synth[generator].said, near=synth[generator].near)
-    return synth, _probe(run, real, seed, shots, wanted, cache)
+    return synth, _probes(run, real, seed, shots, wanted, cache)
 
 
-def _probe(run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading) -> SynthImages | None:
-    """What choices are watched with, where there are any."""
-    if not any(run.plan.watched(arm.coupling) for arm in wanted):
-        return None
-    folders = [probe_folder(run.out, real.name, generator, seed, shots) for generator in run.plan.probe.generators]
-    with run.timed("probe"):
-        return probe_images(real, seed, folders, run.backbone, run.plan, cache, progress=run.progress)
+def _probes(run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading) -> dict[str, SynthImages]:
+    """What choices are watched with, by generator; without those that find nothing to make a defect of."""
+    found = {}
+    for generator in run.plan.watchers(wanted):
+        with run.timed("probe"):
+            folder = probe_folder(run.out, real.name, generator, seed, shots)
+            found[generator] = probe_images(real, generator, seed, folder, run.backbone, run.plan, cache, progress=run.progress)
+    return {name: images for name, images in found.items() if images is not None}
 
 
 def _groups(
     run: Run,
     tests: Mapping[str, RealImages],
     synth: dict[str, SynthImages],
-    probe: SynthImages | None,
+    probes: dict[str, SynthImages],
     detector: str,
     seed: int,
     sharing: Sharing,
@@ -96,13 +97,13 @@ def _groups(
         fitted.fit(train)
         scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
     with run.timed("held-out scores"):
-        every = synth | ({} if probe is None else {PROBE: probe})
+        every = synth | {PROBE.format(name): images for name, images in probes.items()}
         drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items()}
         held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
     make = partial(_variant, run, detector, seed, sharing)
     return {
-        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing, probe)
+        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing, probes)
         for name, real in tests.items()
     }
 
@@ -121,12 +122,13 @@ def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
         metrics = arm_metrics(outcome, group)
     with run.timed("evidence"):
         evidence = run.archive.keep(outcome, group.real, pictures=arm.seed == run.plan.seeds[0])
+    watched = not arm.is_baseline and run.plan.watched(arm.coupling)
     record = {
         "arm": cell_of(arm, run.plan.most).named() | {"seed": arm.seed},
         "metrics": metrics,
         "image_threshold": outcome.image_threshold,
         "pixel_threshold": outcome.pixel_threshold,
-        "details": outcome.details,
+        "details": ({"watched_by": group.watched_by} if watched else {}) | outcome.details,
         "evidence": evidence,
         "counts": group.real.counts,
         "seconds": round(time.perf_counter() - began, 3),

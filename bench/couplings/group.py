@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -19,8 +19,8 @@ from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
 
 T = TypeVar("T")
-PROBE = "(probe)"
-"""The name of the probe among held-out scores; no generator's."""
+PROBE = "(probe {})"
+"""The name of a generator's probe among held-out scores; no generator's own."""
 UNTAUGHT = "every defect lies on the good images that are held out"
 """Of a handful of defects that all lie on one good image, nothing can be learned: the detector alone stays."""
 
@@ -86,8 +86,21 @@ class Group:
     plan: Plan
     sharing: Sharing | None = None
     """Results that others share; None to compute everything anew."""
-    probe: SynthImages | None = None
-    """Defects of structure that may veto; every arm sees all of them. Their scores are among the held-out ones as `PROBE`."""
+    probes: Mapping[str, SynthImages] = field(default_factory=dict)
+    """Defects that may veto, by generator; every arm sees all of its watcher's. Their scores are among the held-out ones as `PROBE`."""
+    watcher: str | None = None
+    """Which of them speaks in this arm."""
+
+    @property
+    def probe(self) -> SynthImages | None:
+        """The defects that may veto in this arm; None where nothing watches it."""
+        return None if self.watcher is None else self.probes.get(self.watcher)
+
+    @property
+    def watched_by(self) -> str | None:
+        """The watcher, where a defect of it lies on fold 0, which every arm holds out."""
+        probe = self.probe
+        return self.watcher if probe is not None and probe.masks[self.held_out.fold[probe.sources] == 0].any() else None
 
     def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
         """The result of `make`, unless another arm with equal inputs has it; see `Sharing.once`."""
@@ -101,7 +114,7 @@ class Group:
         """
         synth = {name: images.first(amount) for name, images in self.synth.items()}
         scores = {
-            name: each if name == PROBE else Scores(each.maps[:amount], each.image_scores[:amount])
+            name: Scores(each.maps[:amount], each.image_scores[:amount]) if name in synth else each
             for name, each in self.held_out.synth.items()
         }
         fold, fits = self.held_out.fold, self.fits
@@ -109,7 +122,8 @@ class Group:
             fold = with_defects_on_both_sides(fold, synth[generator].sources)
         if fold is not self.held_out.fold:
             fits = replace(fits, fold=fold, partial=None)
-        return replace(self, synth=synth, held_out=HeldOut(self.held_out.good, scores, fold), fits=fits)
+        held_out, watcher = HeldOut(self.held_out.good, scores, fold), self.plan.watcher(generator)
+        return replace(self, synth=synth, held_out=held_out, fits=fits, watcher=watcher)
 
     def kept(self, generator: str) -> np.ndarray:
         """Which of a generator's defects are held out with fold 0; int64."""

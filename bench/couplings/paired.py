@@ -30,10 +30,9 @@ class Gain:
     error: float
     """One standard error; infinite where too few images were there to tell."""
 
-    @property
-    def evident(self) -> bool:
-        """It is above zero by more than one standard error, and by more than `TIE`."""
-        return self.value > max(self.error, TIE)
+    def beyond(self, errors: float) -> bool:
+        """It is above zero by more than so many standard errors, and by more than `TIE`."""
+        return self.value > max(errors * self.error, TIE)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; the error is None where it is not known."""
@@ -50,9 +49,13 @@ class Sight:
 
     @property
     def vetoed(self) -> bool:
-        """It loses more than is tolerated, and more than luck takes where luck is known."""
+        """It may lose more than is tolerated: where luck is known, one standard error below what was seen.
+
+        The burden is the change's: that no loss was seen does not say that there is none (a test for non-inferiority, with `tolerance`
+        as its margin; Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority, 2010, chapter 1).
+        """
         luck = self.gain.error if np.isfinite(self.gain.error) else 0.0
-        return -self.gain.value > max(self.tolerance, luck)
+        return self.gain.value - luck < -self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

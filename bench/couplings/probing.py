@@ -1,7 +1,8 @@
 """The veto: whatever is about to be taken because it finds the teacher's defects must not lose sight of others.
 
-A generator's held-out defects can only say how well its own kind is found. A probe of another kind, displaced pieces of the part, is
-judged beside them. It never speaks for a change, so that nothing is fitted to it; it speaks against one that loses what it shows.
+A generator's held-out defects can only say how well its own kind is found. A probe of another kind is judged beside them: displaced
+pieces of the part, or for an arm that displaces pieces itself painted texture. It never speaks for a change, so that nothing is fitted
+to it; it speaks against one that may lose what it shows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Watch:
         assert group.probe is not None
         self.features: FeatureSet = group.probe.features.take(chosen)
         """Of the probe's defects."""
-        self.one_class: np.ndarray = group.held_out.synth[PROBE].maps[chosen]
+        self.one_class: np.ndarray = group.held_out.synth[PROBE.format(group.watcher)].maps[chosen]
         """Maps of the detector as it was, of the same."""
         self._plan: ProbePlan = group.plan.probe
         kept = np.flatnonzero(group.held_out.fold == 0)
@@ -50,7 +51,6 @@ class Watch:
 
 def watch_of(group: Group) -> Watch | None:
     """The probe as it may speak against a change; None where the plan has none, or no defect of it lies on fold 0."""
-    if group.probe is None:
+    if group.probe is None or group.watched_by is None:
         return None
-    chosen = np.flatnonzero(group.held_out.fold[group.probe.sources] == 0)
-    return Watch(group, chosen) if group.probe.masks[chosen].any() else None
+    return Watch(group, np.flatnonzero(group.held_out.fold[group.probe.sources] == 0))

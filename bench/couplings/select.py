@@ -42,6 +42,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
         "tried": trials.as_dicts(),
         "defects": len(defects.origins),
         "image_score": plan.image_score,
+        "watched_by": None if material.probe is None else group.watcher,
     }
     if plan.oracle:
         details |= _oracle(group, trials)

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from aoi.bench.couplings.grounds import against, blurred
 from aoi.bench.couplings.paired import Judgement, Panel, Sight, step_of
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
-from aoi.detect.smoothing import smoothing_matrix
 
 SMOOTH = 2.0
 """Sigma in pixels from which every other row and column tell what a map is like."""
-QUIET = 0.25
-"""Quantile of a map that stands for its image's flawless part: three quarters may be defective."""
-PRIOR = 8.0
-"""Weight, in images, of the mean variance beside a position's own."""
+SIZES = {"coreset_ratio", "dims"}
+"""Options of detectors that say how much is kept: the more, the nearer to a detector that keeps everything."""
+KIND = 2.0
+"""Standard errors by which a change of what a detector sees must gain: more than for a change of size, for it may lose other defects."""
 
 Maker = Callable[[Candidate], tuple[Detector, tuple[str, ...]]]
 """A fresh detector with a candidate's settings and no smoothing, and the feature maps it reads."""
@@ -91,6 +91,12 @@ class Tried:
         pairs = (("candidate", self.candidate, own.candidate), ("sigma", self.sigma, own.sigma), ("ground", self.ground, own.ground))
         return {(name, mine) for name, mine, theirs in pairs if mine != theirs}
 
+    def alike(self, own: Tried, candidates: tuple[Candidate, ...]) -> bool:
+        """It sees what the detector's own settings see, and only keeps more of it or less."""
+        mine, theirs = candidates[self.candidate], candidates[own.candidate]
+        differ = {name for name in {*mine.options, *theirs.options} if mine.options.get(name) != theirs.options.get(name)}
+        return (self.sigma, self.ground, mine.strides) == (own.sigma, own.ground, theirs.strides) and differ <= SIZES
+
     def vetoed(self, tried: Sequence[Tried]) -> bool:
         """The probe speaks against it, or against a part of its changes by themselves.
 
@@ -112,15 +118,29 @@ class Tried:
 
 
 def chosen(tried: list[Tried], candidates: tuple[Candidate, ...]) -> Tried:
-    """The setting nearest to the detector's own, which come first, of all that are within one standard error of the best.
+    """First the size, then the kind: how sure a gain has to be depends on what changes.
 
-    The rule of one standard error (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3), with
-    the error of the paired difference; of settings equally near, the one tried first. What the probe vetoes cannot be best or chosen.
+    Among settings that see what the detector's own see, and only keep more of it or less, the one nearest to these within one standard
+    error of the best (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3; the error is that of
+    the paired difference). Other feature maps, another smoothing or another ground only where it beats that one by `KIND` standard
+    errors; of those that do, again the nearest within one of the best. What the probe vetoes cannot be best or chosen.
+
+    Args:
+        tried: the detector's own settings first.
+        candidates: what `Tried.candidate` counts.
     """
+    own = tried[0]
     allowed = [each for each in tried if not each.vetoed(tried)]
-    best = max(allowed, key=lambda each: each.validation)
-    equals = [each for each in allowed if not best.judged.over(each.judged).evident]
-    return min(equals, key=lambda each: each.distance(tried[0], candidates))
+    size = _nearest([each for each in allowed if each.alike(own, candidates)], own, candidates)
+    kinds = [each for each in allowed if each.judged.over(size.judged).beyond(KIND) and not each.alike(own, candidates)]
+    return _nearest(kinds, own, candidates) if kinds else size
+
+
+def _nearest(among: list[Tried], own: Tried, candidates: tuple[Candidate, ...]) -> Tried:
+    """The nearest to the detector's own of all within one standard error of the best; of equally near ones the first."""
+    best = max(among, key=lambda each: each.validation)
+    equals = [each for each in among if not best.judged.over(each.judged).beyond(1)]
+    return min(equals, key=lambda each: each.distance(own, candidates))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,62 +242,6 @@ def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: Feat
     detector, layers = make(candidate)
     detector.fit(train.only(layers))
     return [detector.score(each.only(layers)).maps for each in others]
-
-
-def against(ground: Ground, maps: np.ndarray, sides: np.ndarray, good: np.ndarray, good_sides: np.ndarray) -> np.ndarray:
-    """Smoothed maps set against a ground, N×H×W float32.
-
-    Args:
-        maps: N×H×W float32.
-        sides: N int64, of the maps.
-        good: M×H×W float32 of good images that the detector has not seen; a position is told from those of other sides.
-        good_sides: M int64.
-    """
-    if ground == "image":
-        return against_image(maps)
-    if ground == "none":
-        return maps
-    found = np.empty_like(maps)
-    for side in np.unique(sides):
-        found[sides == side] = against_position(maps[sides == side], good[good_sides != side])
-    return found
-
-
-def against_image(maps: np.ndarray) -> np.ndarray:
-    """Each map in units of its own quiet part: a rough or badly lit part is far from the good ones everywhere, which is no defect.
-
-    Args:
-        maps: N×H×W float32, not negative.
-
-    Returns:
-        N×H×W float32, each divided by the quantile `QUIET` of its values.
-    """
-    quiet = np.quantile(maps.reshape(len(maps), -1), QUIET, axis=1)
-    return np.asarray(maps / np.maximum(quiet, 1e-12).astype(np.float32)[:, None, None])
-
-
-def against_position(maps: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Each pixel in standard deviations from what good images have there: edges and printed places vary, plain ground does not.
-
-    Args:
-        maps: N×H×W float32.
-        reference: M×H×W float32 of good images that the detector has not seen.
-
-    Returns:
-        N×H×W float32. Variances are drawn towards their mean as `PRIOR` more images would.
-    """
-    count, mean, variance = len(reference), reference.mean(0), reference.var(0)
-    steady = np.sqrt((count * variance + PRIOR * variance.mean()) / (count + PRIOR))
-    return np.asarray((maps - mean) / np.maximum(steady, 1e-12), np.float32)
-
-
-def blurred(maps: np.ndarray, sigma: float, step: int = 1) -> np.ndarray:
-    """N×H×W float32 smoothed by a Gaussian of `sigma` pixels, as the detectors do it; of the result every `step`-th row and column."""
-    rows, columns = (smoothing_matrix(side, side, sigma)[::step] for side in maps.shape[1:])
-    found = np.empty((len(maps), len(rows), len(columns)), np.float32)
-    for i, each in enumerate(maps):
-        found[i] = rows @ each @ columns.T
-    return found
 
 
 def agreement(validation: list[float], test: list[float], picked: int) -> dict[str, float]:

@@ -1,8 +1,7 @@
-"""Defects of structure on held-out good images, which all choices of one seed are watched with."""
+"""Defects on held-out good images, which the choices of other generators' arms are watched with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,38 +23,33 @@ def probe_folder(out: Path, dataset: str, generator: str, seed: int, shots: int)
 
 def probe_images(
     real: RealImages,
+    generator: str,
     seed: int,
-    folders: Sequence[Path],
+    folder: Path,
     backbone: Backbone,
     plan: Plan,
     cache: FeatureKeeper,
     *,
     progress: Progress = silent,
 ) -> SynthImages | None:
-    """The probe of one seed: drawn on the good images of fold 0 alone, which every choice holds out, so that all of it serves.
+    """The probe of one generator and seed, drawn on the good images of fold 0 alone, which every choice holds out: all of it serves.
 
     Args:
-        folders: for each of the probe's generators, its own; resumed if it was begun.
+        folder: its own; resumed if it was begun.
 
     Returns:
-        None where its generators find nothing on these images to make a defect of.
+        None where the generator finds nothing on these images to make a defect of.
 
     Raises:
         DataError: a defect was drawn on a test image or on a stranger.
     """
     fold = folds_of(len(real.train), folds=plan.folds, seed=seed)
     on = [real.train.paths[index] for index in np.flatnonzero(fold == 0)]
-    made = []
-    for generator, folder in zip(plan.probe.generators, folders, strict=True):
-        options = GenerateOptions(generator=generator, count=plan.probe.count, seed=seed, size=plan.image_size, textures=plan.textures)
-        made.append(draw_defects(real, options, folder, on=on, progress=progress))
-    made = [each for each in made if each.images]
-    if not made:
+    options = GenerateOptions(generator=generator, count=plan.probe.count, seed=seed, size=plan.image_size, textures=plan.textures)
+    made = draw_defects(real, options, folder, on=on, progress=progress)
+    if not made.images:
         return None
     size = (plan.image_size, plan.image_size)
     return SynthImages(
-        extract_features([path for each in made for path in each.images], backbone, size, cache=cache, progress=progress),
-        np.concatenate([each.resized(size) for each in made]),
-        np.concatenate([each.sources for each in made]),
-        made[0].preview,
+        extract_features(made.images, backbone, size, cache=cache, progress=progress), made.resized(size), made.sources, made.preview
     )

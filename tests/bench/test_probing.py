@@ -65,14 +65,21 @@ def watched(toy_group, ground):
         if probe is not None:
             shown, sources = squares(rng, count), np.resize(np.flatnonzero(fold == 0), count)
             seen = SynthImages(drawn(made, rng, shown, **probe), shown, sources, None)
-            every[PROBE] = (seen.features, sources)
+            every[PROBE.format("displace")] = (seen.features, sources)
         held_out = cross_validate(group.fits.fresh, group.real.train, every, folds=group.plan.folds, seed=seed)
 
         def make(candidate):
             layers = tuple(LAYERS[stride] for stride in candidate.strides or (4, 8))
             return make_detector(detector, group.plan.options[detector] | {"blur_sigma": 0}, layers=layers, seed=seed), layers
 
-        return replace(group, synth={"perlin": synth}, held_out=held_out, make=make, probe=seen)
+        return replace(
+            group,
+            synth={"perlin": synth},
+            held_out=held_out,
+            make=make,
+            probes={} if seen is None else {"displace": seen},
+            watcher="displace",
+        )
 
     return build
 
@@ -156,7 +163,7 @@ def test_a_vetoed_likelihood_ratio_is_left_out(watched, monkeypatch):
     assert heard.details["probe"]["vetoed"] is False
 
     class Against:
-        features, one_class = group.probe.features, group.held_out.synth[PROBE].maps
+        features, one_class = group.probe.features, group.held_out.synth[PROBE.format("displace")].maps
 
         def sight(self, maps, good):
             return Sight(Gain(-0.1, 0.01), 0.005)
@@ -176,7 +183,7 @@ def test_of_fusions_the_boldest_that_is_not_vetoed_is_taken(rng):
     judges = [Judge("other", maps, logits, masks)]
 
     def see(fusion):
-        return Sight(Gain(-0.1 if fusion.weight > 0.5 else 0.001, 0.01), 0.005)
+        return Sight(Gain(-0.1 if fusion.weight > 0.5 else 0.001, 0.002), 0.005)
 
     free, held = choose_fusion(*good, judges), choose_fusion(*good, judges, see=see)
     assert free.fusion.weight > 0.5 >= held.fusion.weight > 0
@@ -221,7 +228,7 @@ def test_defects_on_one_image_tell_no_error():
     maps = np.random.default_rng(0).random(masks.shape).astype(np.float32)
     gain = panel.judge(panel.thin(maps + masks)).over(panel.judge(panel.thin(maps)))
     assert gain.error == np.inf
-    assert not gain.evident
+    assert not gain.beyond(1)
     assert gain.as_dict()["error"] is None
 
 
@@ -230,14 +237,16 @@ def test_where_no_probe_lies_on_fold_0_nobody_watches(watched):
     assert watch_of(group) is not None
     moved = replace(group, held_out=replace(group.held_out, fold=np.where(group.held_out.fold == 0, 1, 0)))
     assert watch_of(moved) is None
-    assert watch_of(replace(group, probe=None)) is None
+    assert watch_of(replace(group, probes={})) is None
+    assert watch_of(replace(group, watcher="perlin")) is None
+    assert (group.watched_by, moved.watched_by) == ("displace", None)
 
 
 def test_amounts_leave_the_probe_whole(watched):
     group = watched("patchcore", TEXTURE, STRUCTURE, **TWO)
     few = group.with_first(6, "perlin")
     assert len(few.held_out.synth["perlin"].maps) == 6
-    assert len(few.held_out.synth[PROBE].maps) == len(few.probe.sources) == 24
+    assert len(few.held_out.synth[PROBE.format("displace")].maps) == len(few.probe.sources) == 24
     assert select(few, "perlin").details["defects"] <= 6
 
 
@@ -251,15 +260,17 @@ def test_a_run_draws_its_probe_on_fold_0_and_records_what_it_said(parts, small_p
         folds=3,
         amounts=(6, 12),
         count=12,
-        probe={"generators": ["displace", "cutpaste"], "count": 6},
+        probe={"generators": ["perlin", "cutpaste"], "count": 6},
         select={"candidates": {"padim": [{}, {"strides": [8]}]}, "sigmas": [4.0]},
     )
     run_bench(plan, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "synth/disc/probe-cutpaste/seed0/manifest.jsonl").read_text().splitlines()]
     assert {row["source"] for row in rows if row.get("accepted")} < {str(path) for path in (parts / "train" / "good").iterdir()}
+    assert not (tmp_path / "synth/disc/probe-perlin").exists()  # no arm needs it
     for arm in ("perlin-select-0", "perlin-select-0-first6"):
         details = json.loads((tmp_path / "arms" / f"disc-padim-{arm}.json").read_text())["content"]["details"]
         if "tried" in details:
+            assert details["watched_by"] == "cutpaste"  # not its own kind
             assert all("vetoed" in each["probe"] for each in details["tried"])
     again = run_bench(plan.model_copy(update={"probe": plan.probe.model_copy(update={"tolerance": 0.1})}), tmp_path)
     assert again.resumed == 1 + 2  # the baseline and calibrate, which no probe watches
@@ -268,7 +279,8 @@ def test_a_run_draws_its_probe_on_fold_0_and_records_what_it_said(parts, small_p
 def test_a_plan_says_who_is_watched():
     plan = Plan.model_validate({"probe": {"generators": ["cutpaste"]}})
     assert [plan.watched(name) for name in ("select", "weight", "negative", "normals", "head", "calibrate")] == [True] * 4 + [False] * 2
-    assert Plan().probe.generators == ("displace",)
+    assert [Plan().watcher(name) for name in ("perlin", "cutpaste", "folder:/somewhere", "displace")] == ["displace"] * 3 + ["perlin"]
+    assert plan.watcher("cutpaste") is None
     assert Plan.model_validate({"probe": {"generators": ["cutpaste"]}, "head": {"weight": "auto"}}).watched("head")
     assert not Plan.model_validate({"probe": {"generators": []}}).watched("select")
 
