@@ -21,7 +21,7 @@ from aoi.errors import BackendUnavailable
 
 CORES = "AOI_CORES"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_AHEAD = 8
+AHEAD = 8
 """Tasks that lie ready for each process, so that none waits for the next."""
 
 
@@ -58,7 +58,7 @@ class LocalEngine:
         told, teller = context.Pipe(duplex=False)
         executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=(work, told))
         pool: _Processes[Any, Any] = _Processes(executor)
-        schedule: Schedule[Any, Future[Any], Any] = Schedule(pool, window=_AHEAD * self.workers, retries=0, say=lambda text: None)
+        schedule: Schedule[Any, Future[Any], Any] = Schedule(pool, window=AHEAD * self.workers, retries=0, say=lambda text: None)
         try:
             with _environment({} if self.threads is None else {name: str(self.threads) for name in (CORES, *_THREADS)}):
                 yield from schedule.results(tasks, tick)
@@ -84,6 +84,24 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def worker_threads(threads: int | None) -> Iterator[None]:
+    """This process computes with so many threads as a worker of `LocalEngine` would; None changes nothing."""
+    if threads is None:
+        yield
+        return
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    with _environment({CORES: str(threads)}), threadpool_limits(threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def usable_cores() -> int:

@@ -70,11 +70,9 @@ def run_ablation(
         amounts=amounts, shots=shots, degradation=degradation, backbone=backbone, weights=weights, image_size=image_size, device=device,
     )  # fmt: skip
     with progress_bars() as progress:
-        if dry_run:
-            emit(estimate(plan, out, cache=cache, cache_gb=cache_gb, progress=progress), as_json=json)
-            return
-        result = run_bench(plan, out, engine=place or local_engine(plan, workers), cache=cache, cache_gb=cache_gb, progress=progress)
-    emit(result, as_json=json)
+        question = estimate if dry_run else run_bench
+        answer = question(plan, out, engine=place or local_engine(plan, workers), cache=cache, cache_gb=cache_gb, progress=progress)
+    emit(answer, as_json=json)
 
 
 def split_words(words: list[str], datasets: str | None) -> tuple[str | None, list[str] | None]:

@@ -7,10 +7,14 @@ from typer.testing import CliRunner
 
 from aoi.bench import estimate as module
 from aoi.bench.estimate import estimate
+from aoi.bench.forecast import duration
+from aoi.bench.makespan import makespan
 from aoi.bench.material.miniature import Miniature, miniature_dataset
 from aoi.bench.plan_options import ProbePlan
 from aoi.bench.run import run_bench
 from aoi.data.layouts import open_dataset
+from aoi.engine.local import LocalEngine
+from aoi.engine.work import Task
 
 MINI = Miniature(
     train=7,
@@ -79,6 +83,71 @@ def test_what_is_on_record_costs_nothing(plan, tmp_path, fixed):
     assert again.seconds["features of old defects"] == 12 * 1.0
 
 
+def test_a_probe_that_is_there_costs_nothing(plan, tmp_path, fixed):
+    """It had counted as still to be made; a folder that gave some defects up is finished all the same."""
+    probe = ProbePlan(generators=("cutpaste",), count=6)
+    watched = plan.model_copy(update={"seeds": (0,), "generators": ("none", "perlin"), "couplings": ("select",), "probe": probe})
+    new = estimate(watched, tmp_path / "out", cache=tmp_path / "cache")
+    assert (new.shared[0].count, new.shared[0].on_record) == (6, 0)
+    assert new.seconds["defects by cutpaste"] == 6 * 0.25
+    run_bench(watched, tmp_path / "out", cache=tmp_path / "cache")
+    (tmp_path / "out" / "arms" / "disc-padim-perlin-select-0.json").unlink()
+    again = estimate(watched, tmp_path / "out", cache=tmp_path / "cache")
+    assert (again.shared[0].count, again.shared[0].on_record) == (6, 6)
+    assert again.seconds["defects by cutpaste"] == 0
+    assert again.seconds["features of old defects"] == (12 + 6) * 1.0
+    assert again.disk["defects"] == 0
+    folder = tmp_path / "out" / "synth" / "disc" / "probe-cutpaste" / "seed0"
+    next(folder.glob("test/*/*.png")).unlink()
+    assert estimate(watched, tmp_path / "out", cache=tmp_path / "cache").shared[0].on_record == 6
+    (folder / "manifest.jsonl").unlink()
+    assert estimate(watched, tmp_path / "out", cache=tmp_path / "cache").shared[0].on_record == 5
+
+
+def test_two_processes_share_the_work_and_one_waits_for_the_images(plan, tmp_path, fixed):
+    alone = estimate(plan, tmp_path / "out", cache=tmp_path / "cache")
+    assert (alone.workers, alone.wall) == (1, pytest.approx(alone.total))
+    two = estimate(plan, tmp_path / "out", engine=LocalEngine(2), cache=tmp_path / "cache")
+    assert two.seconds == pytest.approx(alone.seconds)
+    images, statistics = two.seconds["features of real images"], two.seconds["statistics"]
+    assert two.wall == pytest.approx(images + (two.total - images - statistics) / 2 + statistics)  # a seed each
+    assert two.memory > 1.9 * alone.memory
+    assert f"in 2 processes, which work {duration(two.total)} together" in two.summary()
+    assert two.as_dict()["wall_seconds"] == round(two.wall, 1)
+    four = estimate(plan, tmp_path / "out", engine=LocalEngine(4), cache=tmp_path / "cache")
+    assert four.total == pytest.approx(alone.total)  # what is parted by detector is not counted twice
+    assert images < four.wall < two.wall
+
+
+def test_nobody_knows_how_many_tasks_a_cluster_takes_at_a_time(plan, tmp_path, fixed, elsewhere):
+    found = estimate(plan, tmp_path / "out", engine=elsewhere(), cache=tmp_path / "cache")
+    assert found.as_dict()["wall_seconds"] is None
+    assert "of work at the rates of this machine" in found.summary()
+
+
+def test_rates_are_those_of_a_worker(plan, tmp_path, monkeypatch, tiny_bench):
+    import torch
+
+    from aoi.engine.local import usable_cores
+
+    before, seen = (torch.get_num_threads(), usable_cores()), []
+    monkeypatch.setattr(module, "measured", lambda *_, **__: seen.append((torch.get_num_threads(), usable_cores())) or MINI)
+    estimate(plan, tmp_path / "out", engine=LocalEngine(2, 3))
+    assert seen == [(3, 3)]
+    assert (torch.get_num_threads(), usable_cores()) == before
+
+
+def test_tasks_begin_in_turn_and_wait_for_others():
+    def task(name: str, seconds: float, *after: str) -> Task[float]:
+        return Task(name, seconds, after)
+
+    assert makespan([], 2) == 0
+    assert makespan([task("a", 3), task("b", 2), task("c", 2)], 1) == 7
+    assert makespan([task("a", 3), task("b", 2), task("c", 2)], 2) == 4
+    assert makespan([task("a", 3), task("b", 2, "a"), task("c", 2, "a"), task("d", 1, "b", "c")], 2) == 6
+    assert makespan([task("a", 1), *(task(str(i), 1, "a") for i in range(100))], 4) == 26
+
+
 def test_a_small_disk_bounds_what_is_kept_but_not_what_is_read(plan, tmp_path, fixed):
     small = estimate(plan, tmp_path / "out", cache=tmp_path / "cache", cache_gb=1e-9)
     assert small.disk["cache"] == 1000 * (26 + 24)
@@ -111,6 +180,10 @@ def test_the_command_plans_without_running_and_shows_and_clears_its_cache(parts,
     said = CliRunner().invoke(bench, [*words, "--dry-run"])
     assert said.exit_code == 0, said.output
     assert json.loads(said.stdout)["arms"]["total"] == 2 * 5
+    assert json.loads(said.stdout)["workers"] == 1
+    shared = CliRunner().invoke(bench, [*words, "--dry-run", "--workers", "2"])
+    assert json.loads(shared.stdout)["workers"] == 2
+    assert 0 < json.loads(shared.stdout)["wall_seconds"] < json.loads(shared.stdout)["seconds"]["total"]
     assert not (tmp_path / "out").exists()
     (tmp_path / "cache" / "scores" / "a").mkdir(parents=True)
     (tmp_path / "cache" / "scores" / "a" / ".lock").touch()

@@ -1,0 +1,176 @@
+"""How much there is to do in a plan, task by task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aoi.bench.arms import Arm, generator_slug, portions, synth_name
+from aoi.bench.forecast import Shared
+from aoi.bench.material.miniature import Miniature
+from aoi.bench.material.probe import probe_folder
+from aoi.bench.plan import Plan
+from aoi.bench.scale import Step
+from aoi.data.sample import Dataset
+from aoi.synth.outfolder import MANIFEST
+
+
+@dataclass(slots=True)
+class Load:
+    """How much there is to do; real numbers are multiples of what the miniature did."""
+
+    real: int = 0
+    """Real images."""
+    images: int = 0
+    """Of these, those whose features are not in the cache."""
+    defects: dict[str, int] = field(default_factory=dict)
+    """By generator: still to be made."""
+    featured: int = 0
+    """Defects through the backbone."""
+    learned: float = 0.0
+    """Detectors and their folds fitted."""
+    scored: float = 0.0
+    """Detectors' scores of all images."""
+    arms: dict[str, float] = field(default_factory=dict)
+    """By coupling."""
+    counted: float = 0.0
+    """Arms' maps counted for the statistics."""
+    block: int = 0
+    """Defects that are read at a time, at most."""
+    good: int = 0
+    """Good images that are learned at a time, at most."""
+    mapped: int = 0
+    """Images whose maps are in memory at a time, at most."""
+
+    def __add__(self, other: Load) -> Load:
+        return Load(
+            self.real + other.real,
+            self.images + other.images,
+            {name: self.defects.get(name, 0) + other.defects.get(name, 0) for name in {**self.defects, **other.defects}},
+            self.featured + other.featured,
+            self.learned + other.learned,
+            self.scored + other.scored,
+            {stage: self.arms.get(stage, 0.0) + other.arms.get(stage, 0.0) for stage in {**self.arms, **other.arms}},
+            self.counted + other.counted,
+            max(self.block, other.block),
+            max(self.good, other.good),
+            max(self.mapped, other.mapped),
+        )
+
+
+def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
+    """The generators whose defects these arms need, the probe's left out."""
+    judges = plan.judges if any(arm.coupling == "head" for arm in arms) else ()
+    return list(dict.fromkeys([*(arm.generator for arm in arms if not arm.is_baseline), *judges]))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What arms of one data set need.
+
+    Args:
+        extracted: of the real images, how many have features in the cache.
+        out: the ablation's folder.
+    """
+
+    plan: Plan
+    name: str
+    dataset: Dataset
+    mini: Miniature
+    extracted: int
+    out: Path
+
+    def of(self, step: Step, *, made: bool = False) -> Load:
+        """What one task does.
+
+        Args:
+            made: another task has made the defects.
+        """
+        arms = list(step.wanted)
+        if step.portion is None:
+            images = len(self.dataset.train_good) + self._test(arms)
+            return Load(real=images, images=images - self.extracted)
+        load = Load(block=self._all(arms))
+        for lot in () if made else self._lots(arms, *step.portion):
+            load.featured += lot.wanted
+            load.defects[lot.maker] = load.defects.get(lot.maker, 0) + lot.wanted - lot.kept
+        return load if step.ahead else load + self._computed(arms, step.portion[1])
+
+    def _computed(self, arms: list[Arm], shots: int) -> Load:
+        """Fits, scores and couplings of a portion."""
+        good, detectors = shots or len(self.dataset.train_good), len({arm.detector for arm in arms})
+        seen, mini = self._test(arms) + good + self._all(arms), self.mini
+        load = Load(learned=detectors * good / mini.train, scored=detectors * seen / mini.images, good=good, mapped=seen)
+        for arm in arms:
+            stage, amount = self._arm(arm, good)
+            load.arms[stage] = load.arms.get(stage, 0.0) + amount
+            load.counted += len(self.dataset.test) / mini.test
+        return load
+
+    def _arm(self, arm: Arm, good: int) -> tuple[str, float]:
+        """Its stage, and how many times the miniature's work it is."""
+        test, options, mini = len(self.dataset.test), self.plan.segment, self.mini
+        if arm.is_baseline:
+            return "baseline", test / mini.test
+        if arm.coupling in options.couplings:
+            return arm.coupling, options.epochs * options.steps / mini.segment_steps
+        return arm.coupling, (test + good + (arm.amount or self.plan.most)) / mini.images
+
+    def _test(self, arms: Iterable[Arm]) -> int:
+        """Test images, each as often as something else was done to it."""
+        return len(self.dataset.test) * len({arm.condition.degradation for arm in arms})
+
+    def _all(self, arms: list[Arm]) -> int:
+        """Defects of a portion, the probe's among them."""
+        return self.plan.most * len(makers_of(self.plan, arms)) + len(self.plan.watchers(arms)) * self.plan.probe.count
+
+    def _lots(self, arms: list[Arm], seed: int, shots: int) -> list[_Lot]:
+        plan, found = self.plan, []
+        for maker in makers_of(plan, arms):
+            folder = self.out / "synth" / self.name / generator_slug(maker) / synth_name(seed, shots)
+            found.append(_Lot(maker, plan.most, _on_disk(folder, plan.most), False))
+        for maker in self.plan.watchers(arms):
+            folder = probe_folder(self.out, self.name, maker, seed, shots)
+            found.append(_Lot(maker, plan.probe.count, _on_disk(folder, plan.probe.count), True))
+        return found
+
+    def shared(self, arms: list[Arm]) -> list[Shared]:
+        """What these arms have in common."""
+        fits, lots = 0, []
+        for seed, shots in portions(arms):
+            block = [arm for arm in arms if (arm.seed, arm.condition.shots) == (seed, shots)]
+            folds = min(self.plan.folds, shots or len(self.dataset.train_good))
+            fits += len({arm.detector for arm in block}) * (1 + folds)
+            lots += self._lots(block, seed, shots)
+        real, name = len(self.dataset.train_good) + self._test(arms), self.name
+        probe, own = [lot for lot in lots if lot.probe], [lot for lot in lots if not lot.probe]
+        watched = sum(self.plan.watched(arm.coupling) for arm in arms)
+        drawn = sum(not arm.is_baseline for arm in arms)
+        return [
+            *([_shared(f"{name}: defects of the probe, which vetoes choices, made", probe, watched)] if probe else []),
+            Shared(f"{name}: real images through the backbone", real, self.extracted, len(arms)),
+            _shared(f"{name}: defects made", own, drawn),
+            Shared(f"{name}: detectors fitted, on all good images and without each fold", fits, 0, len(arms)),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lot:
+    """Defects of one generator, seed and number of good images."""
+
+    maker: str
+    wanted: int
+    kept: int
+    """Of these, how many are there."""
+    probe: bool
+    """They veto choices."""
+
+
+def _shared(what: str, lots: list[_Lot], used_by: int) -> Shared:
+    return Shared(what, sum(lot.wanted for lot in lots), sum(lot.kept for lot in lots), used_by)
+
+
+def _on_disk(folder: Path, wanted: int) -> int:
+    """Of the defects that are wanted, those that need not be made: all of them where the folder is finished, were some given up or not."""
+    return wanted if (folder / MANIFEST).is_file() else min(wanted, sum(1 for _ in folder.glob("test/*/*.png")))
