@@ -76,6 +76,9 @@ class Candidate(StrictModel):
 
     strides: tuple[int, ...] | None = Field(default=None, min_length=1, description="of the feature maps it reads; null for its own")
     options: dict[str, Any] = Field(default={}, description="fields of the detector's options that differ from the plan's")
+    image_size: int | None = Field(
+        default=None, ge=32, le=2048, description="side of the square images are resized to, pixels; null for the plan's"
+    )
 
 
 class SelectPlan(StrictModel):

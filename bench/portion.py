@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from aoi.bench.arms import Arm, cell_of, generator_slug, synth_name
 from aoi.bench.cache.sharing import Sharing
@@ -15,11 +16,13 @@ from aoi.bench.detectors import folds_for, fresh_detector
 from aoi.bench.heldout import cross_validate
 from aoi.bench.material.images import RealImages, SynthImages
 from aoi.bench.material.probe import probe_folder, probe_images
+from aoi.bench.material.sizes import Sizes
 from aoi.bench.material.sources import Place, defects
 from aoi.bench.measure import arm_metrics
 from aoi.bench.plan_options import Candidate
 from aoi.bench.state import Run
 from aoi.detect.detector import Detector, detector_family
+from aoi.detect.features import FeatureSet, extract_features
 
 
 def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str]) -> None:
@@ -32,11 +35,14 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
     sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
     with run.cache.reading() as cache:
         synth, probes = _defects(run, next(iter(tests.values())), seed, shots, wanted, cache)
+        train = next(iter(tests.values())).train
+        drawn = [images.features for images in (*synth.values(), *probes.values())]
+        sizes = Sizes([train, *(real.test for real in tests.values()), *drawn], partial(_extract, run, cache))
         for detector in run.plan.detectors:
             arms = [arm for arm in wanted if arm.detector == detector]
             if arms:
                 needed = dict.fromkeys(arm.condition.degradation for arm in arms)
-                groups = _groups(run, {name: tests[name] for name in needed}, synth, probes, detector, seed, sharing)
+                groups = _groups(run, {name: tests[name] for name in needed}, synth, probes, detector, seed, sharing, sizes)
                 for arm in arms:
                     _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
 
@@ -81,6 +87,7 @@ def _groups(
     detector: str,
     seed: int,
     sharing: Sharing,
+    sizes: Sizes,
 ) -> dict[str, Group]:
     """By degradation what arms share: the detector is fitted once."""
     layers = run.layers[detector]
@@ -101,18 +108,26 @@ def _groups(
         drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items()}
         held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
     fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
-    make = partial(_variant, run, detector, seed, sharing)
+    make = partial(_variant, run, detector, seed, sharing, sizes)
     return {
         name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing, probes)
         for name, real in tests.items()
     }
 
 
-def _variant(run: Run, detector: str, seed: int, sharing: Sharing, candidate: Candidate) -> tuple[Detector, tuple[str, ...]]:
-    """A detector with a candidate's settings, without smoothing, and the feature maps it reads."""
+def _variant(
+    run: Run, detector: str, seed: int, sharing: Sharing, sizes: Sizes, candidate: Candidate
+) -> tuple[Detector, Callable[[FeatureSet], FeatureSet]]:
+    """A detector with a candidate's settings, without smoothing, and what it reads of images."""
     layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
     options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
-    return sharing.detector(fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers), layers
+    made = sharing.detector(fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers)
+    return made, lambda images: sizes(images.only(layers), candidate.image_size)
+
+
+def _extract(run: Run, cache: Reading, paths: Sequence[Path], size: tuple[int, int]) -> FeatureSet:
+    with run.timed("features"):
+        return extract_features(paths, run.backbone, size, cache=cache, progress=run.progress)
 
 
 def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:

@@ -23,8 +23,8 @@ SIZES = {"coreset_ratio", "dims"}
 KIND = 2.0
 """Standard errors by which a change of what a detector sees must gain: more than for a change of size, for it may lose other defects."""
 
-Maker = Callable[[Candidate], tuple[Detector, tuple[str, ...]]]
-"""A fresh detector with a candidate's settings and no smoothing, and the feature maps it reads."""
+Maker = Callable[[Candidate], tuple[Detector, Callable[[FeatureSet], FeatureSet]]]
+"""A fresh detector with a candidate's settings and no smoothing, and what it reads of images: feature maps, at a size."""
 Once = Callable[[str, Sequence[object], Callable[[], Judgement]], Judgement]
 """Gives a judgement that another arm with equal inputs may have made; see `aoi.bench.couplings.group.Group.once`."""
 
@@ -83,7 +83,8 @@ class Tried:
         How much was changed of candidate, smoothing and ground; smoothing by how many doublings or halvings; and whether other feature
         maps are read: another size of the bank sees the same things, another layer sees others.
         """
-        reads = candidates[self.candidate].strides != candidates[own.candidate].strides
+        mine, theirs = candidates[self.candidate], candidates[own.candidate]
+        reads = (mine.strides, mine.image_size) != (theirs.strides, theirs.image_size)
         return len(self.changes(own)), abs(math.log2(max(self.sigma, 0.1) / max(own.sigma, 0.1))), reads
 
     def changes(self, own: Tried) -> set[tuple[str, object]]:
@@ -95,7 +96,8 @@ class Tried:
         """It sees what the detector's own settings see, and only keeps more of it or less."""
         mine, theirs = candidates[self.candidate], candidates[own.candidate]
         differ = {name for name in {*mine.options, *theirs.options} if mine.options.get(name) != theirs.options.get(name)}
-        return (self.sigma, self.ground, mine.strides) == (own.sigma, own.ground, theirs.strides) and differ <= SIZES
+        same = (self.sigma, self.ground, mine.strides, mine.image_size) == (own.sigma, own.ground, theirs.strides, theirs.image_size)
+        return same and differ <= SIZES
 
     def vetoed(self, tried: Sequence[Tried]) -> bool:
         """The probe speaks against it, or against a part of its changes by themselves.
@@ -239,9 +241,9 @@ def _panel(material: Material, defects: Held, step: int) -> Panel:
 
 def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: FeatureSet) -> list[np.ndarray]:
     """Maps of `others`, n×H×W float32 before smoothing, by a candidate fitted on `train`."""
-    detector, layers = make(candidate)
-    detector.fit(train.only(layers))
-    return [detector.score(each.only(layers)).maps for each in others]
+    detector, read = make(candidate)
+    detector.fit(read(train))
+    return [detector.score(read(each)).maps for each in others]
 
 
 def agreement(validation: list[float], test: list[float], picked: int) -> dict[str, float]:

@@ -98,6 +98,7 @@ def _settings(picked: Mapping[str, Any]) -> str:
     grounds = {"image": "set against the image's own quiet part", "position": "set against good images at that position"}
     said = [f"strides {', '.join(map(str, picked['strides']))}"] if picked["strides"] else []
     said += [f"{name} {value}" for name, value in picked["options"].items()]
+    said += [f"images of {picked['image_size']} px"] if picked.get("image_size") else []
     said.append(f"smoothing σ {picked['sigma']:g} px")
     return ", ".join([*said, *([grounds[picked["ground"]]] if picked["ground"] in grounds else [])])
 

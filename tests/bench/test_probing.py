@@ -70,7 +70,9 @@ def watched(toy_group, ground):
 
         def make(candidate):
             layers = tuple(LAYERS[stride] for stride in candidate.strides or (4, 8))
-            return make_detector(detector, group.plan.options[detector] | {"blur_sigma": 0}, layers=layers, seed=seed), layers
+            return make_detector(
+                detector, group.plan.options[detector] | {"blur_sigma": 0}, layers=layers, seed=seed
+            ), lambda images: images.only(layers)
 
         return replace(
             group,
