@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel
 
+from aoi.bench.cache.said import Said, read_said, written
 from aoi.bench.cache.store import Cache
 from aoi.bench.clock import Clock
 from aoi.bench.identity import code_identity, content_identity, features_identity
@@ -21,7 +20,7 @@ from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
 from aoi.errors import ModelError
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever older scores would mean something else."""
 MEMORY = 2 * 2**30
 """Bytes of fitted detectors kept in memory at most."""
@@ -32,6 +31,9 @@ SCORING_ALONE = {
 """Options of detectors that a fit does not depend on."""
 REMEMBERED = 256
 """Results of `Sharing.once` kept in memory."""
+
+_ASKED = "asked"
+"""The images that scores were asked of."""
 
 T = TypeVar("T")
 
@@ -100,20 +102,12 @@ class Sharing:
         sets = [features_identity(train), features_identity(features)]
         key = identity_of([SCHEMA, code_identity(), made.name, options, list(layers), made.seed, self.device, sets])[:32]
 
-        def make(folder: Path) -> Scores:
+        def compute() -> Said:
             fitted = self.fitted(made, layers, train, progress)
             with self.clock.timed("scores"):
-                found = fitted.score(features, progress=progress)
-            np.save(folder / "maps.npy", found.maps)
-            np.save(folder / "image_scores.npy", found.image_scores)
-            return found
+                return Said({_ASKED: fitted.score(features, progress=progress)})
 
-        return self.cache.fetch("scores", key, make, functools.partial(_read_scores, count=len(features)))
-
-
-def _read_scores(folder: Path, count: int) -> Scores | None:
-    maps, image_scores = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("maps", "image_scores"))
-    return Scores(maps, image_scores) if len(maps) == len(image_scores) == count else None
+        return self.cache.fetch("scores", key, written(compute), read_said).scores[_ASKED]
 
 
 class SharedDetector:

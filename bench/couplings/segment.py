@@ -9,16 +9,15 @@ network apart from what it says of test images, which may be degraded in several
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from aoi.bench.cache.said import Said, read_said, written
 from aoi.bench.couplings.group import UNTAUGHT, Group, Outcome, baseline, with_percentiles
-from aoi.bench.couplings.segment_kept import Said, Taught, read_said, read_taught
+from aoi.bench.couplings.segment_kept import Taught, read_taught
 from aoi.bench.couplings.segment_plan import Protocol
 from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
 from aoi.bench.heldout import folds_of, with_defects_on_both_sides
@@ -28,8 +27,7 @@ from aoi.data.content import file_hashes
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import resolve_device
 
-Result = TypeVar("Result", Said, Taught)
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever older results would mean something else."""
 WARNING = (
     "the epoch was chosen on the test images, as the field does it: this leaks, and the figures are no evidence; "
@@ -52,7 +50,8 @@ def _outcome(group: Group, generator: str, protocol: Protocol, progress: Progres
         return replace(baseline(group), details={"untaught": UNTAUGHT})
     found = _said(group, generator, protocol, progress)
     kept = np.flatnonzero(_folds(group, generator) == 0)
-    return replace(with_percentiles(group, found.test.maps, found.test.image_scores, found.good, kept), details=found.details)
+    test, good = found.scores["test"], found.scores["good"]
+    return replace(with_percentiles(group, test.maps, test.image_scores, good, kept), details=found.details)
 
 
 def _said(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Said:
@@ -62,11 +61,11 @@ def _said(group: Group, generator: str, protocol: Protocol, progress: Progress) 
         taught = _taught(group, generator, protocol, progress)
         real, options, device = group.real, group.plan.segment, resolve_device(group.plan.device)
         test = predicted(taught.network, real.test.paths, real.test.image_size, options, device, progress)
-        return Said(test, taught.good, taught.details)
+        return Said({"test": test, **taught.said.scores}, taught.said.details)
 
     if group.sharing is None:
         return compute()
-    return group.sharing.cache.fetch("segment", _key(group, generator, protocol, tested=True), partial(_kept, compute), read_said)
+    return group.sharing.cache.fetch("segment", _key(group, generator, protocol, tested=True), written(compute), read_said)
 
 
 def _taught(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Taught:
@@ -79,20 +78,13 @@ def _taught(group: Group, generator: str, protocol: Protocol, progress: Progress
         held_out = tuple(group.real.train.paths[i] for i in np.flatnonzero(_folds(group, generator) == 0))
         good = predicted(trained.network, held_out, group.real.test.image_size, options, device)
         details = {"protocol": protocol, **trained.as_dict()}
-        return Taught(trained.network, good, details | ({"warning": WARNING} if protocol == "legacy" else {}))
+        return Taught(trained.network, Said({"good": good}, details | ({"warning": WARNING} if protocol == "legacy" else {})))
 
     if group.sharing is None:
         return compute()
     key = _key(group, generator, protocol, tested=protocol == "legacy")
     load = partial(read_taught, options=group.plan.segment, device=resolve_device(group.plan.device))
-    return group.sharing.cache.fetch("segment-networks", key, partial(_kept, compute), load)
-
-
-def _kept(compute: Callable[[], Result], folder: Path) -> Result:
-    """What is computed, written to a folder as well."""
-    made = compute()
-    made.write(folder)
-    return made
+    return group.sharing.cache.fetch("segment-networks", key, written(compute), load)
 
 
 def _folds(group: Group, generator: str) -> np.ndarray:

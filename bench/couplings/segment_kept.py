@@ -1,22 +1,19 @@
-"""What the coupling `segment` keeps: the trained network, which serves every degradation of the test images, and what it said of some."""
+"""What the coupling `segment` keeps of a training: the network, which serves every degradation of the test images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from aoi.bench.cache.said import Said, read_said
 from aoi.bench.couplings.segment_plan import SegmentPlan
 from aoi.bench.couplings.unet import UNet
-from aoi.data.files import read_json, write_json
-from aoi.detect.detector import Scores
 
-_NETWORK, _GOOD, _TEST, _DETAILS = "network.safetensors", "good.npz", "test.npz", "details.json"
+_NETWORK = "network.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,16 +21,13 @@ class Taught:
     """A network that has learned, whatever it will be shown."""
 
     network: UNet
-    good: Scores
-    """Of the good images of fold 0."""
-    details: dict[str, Any]
-    """JSON-ready: what was chosen."""
+    said: Said
+    """Of the good images of fold 0, as `good`, with what was chosen."""
 
     def write(self, folder: Path) -> None:
         """Into an empty folder."""
         save_file({name: value.contiguous().cpu() for name, value in self.network.state_dict().items()}, folder / _NETWORK)
-        _write_scores(folder / _GOOD, self.good)
-        write_json(folder / _DETAILS, self.details)
+        self.said.write(folder)
 
 
 def read_taught(folder: Path, options: SegmentPlan, device: str) -> Taught | None:
@@ -45,36 +39,4 @@ def read_taught(folder: Path, options: SegmentPlan, device: str) -> Taught | Non
     except (SafetensorError, RuntimeError):
         return None
     network = network.to(device).to(memory_format=torch.channels_last)  # in another layout sums come out otherwise
-    return Taught(network.eval().requires_grad_(False), _read_scores(folder / _GOOD), read_json(folder / _DETAILS))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Said:
-    """What an arm needs of a network."""
-
-    test: Scores
-    """Of the test images, as they were shown."""
-    good: Scores
-    """Of the good images of fold 0."""
-    details: dict[str, Any]
-    """JSON-ready: what was chosen."""
-
-    def write(self, folder: Path) -> None:
-        """Into an empty folder."""
-        _write_scores(folder / _TEST, self.test)
-        _write_scores(folder / _GOOD, self.good)
-        write_json(folder / _DETAILS, self.details)
-
-
-def read_said(folder: Path) -> Said:
-    """What `Said.write` wrote."""
-    return Said(_read_scores(folder / _TEST), _read_scores(folder / _GOOD), read_json(folder / _DETAILS))
-
-
-def _write_scores(path: Path, scores: Scores) -> None:
-    np.savez(path, maps=scores.maps, image_scores=scores.image_scores)
-
-
-def _read_scores(path: Path) -> Scores:
-    with np.load(path, allow_pickle=False) as found:
-        return Scores(found["maps"], found["image_scores"])
+    return Taught(network.eval().requires_grad_(False), read_said(folder))
