@@ -1,7 +1,8 @@
 """From a file's bytes to an array: which files are refused, and what every pixel format becomes.
 
-Pillow decodes everything. OpenCV's decoder was measured on the same files (320 px PNG and JPEG, one core): once Pillow is kept
-from trying thirty formats and converting twice, the two are within 5 %, so a second decoder would buy nothing but a second opinion.
+Pillow decodes everything; of plain PNG files `aoi.data.plain_png` gives the same pixels sooner. OpenCV's decoder was measured on the
+same files (320 px PNG and JPEG, one core): once Pillow is kept from trying thirty formats and converting twice, the two are within
+5 %, so that one would buy nothing but a second opinion.
 """
 
 from __future__ import annotations

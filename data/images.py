@@ -16,6 +16,7 @@ from PIL import Image
 from aoi.data.decoding import Trouble, decode, to_rgb
 from aoi.data.files import atomic_path, write_bytes
 from aoi.data.masks import to_mask
+from aoi.data.plain_png import read_plain_png
 from aoi.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -30,7 +31,10 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, empty, truncated, not an image, or above 200 megapixels.
     """
-    return _read(Path(path), "image", to_rgb)
+    plain = read_plain_png(Path(path))
+    if plain is None:
+        return _read(Path(path), "image", to_rgb)
+    return plain if plain.ndim == 3 else np.asarray(cv2.cvtColor(plain, cv2.COLOR_GRAY2RGB))
 
 
 def read_mask(path: Path) -> np.ndarray:
