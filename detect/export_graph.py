@@ -19,6 +19,7 @@ from torch.nn import functional
 from aoi.detect.anomaly_map import smoothing_operator
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector
+from aoi.detect.padim import projected
 from aoi.detect.patchcore import patch_embedding
 from aoi.detect.run_folder import RunConfig, RunFolder, load_detector
 from aoi.errors import ConfigError
@@ -206,8 +207,11 @@ def _patch_features(config: RunConfig) -> Embed:
 
 
 def _channels_at_positions(config: RunConfig, state: Mapping[str, np.ndarray], backbone: Backbone) -> Embed:
-    """The chosen channels, coarser maps repeated (nearest), as `PaDiM` takes them."""
+    """The chosen channels or their projection, coarser maps repeated (nearest), as `PaDiM` takes them."""
     channels, grid = np.array(state["channels"]), (int(state["grid"][0]), int(state["grid"][1]))
+    if "basis" in state:
+        basis = torch.from_numpy(np.array(state["basis"]))
+        return lambda maps: projected([maps[name] for name in config.layers], basis, grid)
     own: dict[str, torch.Tensor] = {}
     start = 0
     for name in config.layers:

@@ -156,6 +156,8 @@ def mean_squares(bank: torch.Tensor, cells: torch.Tensor) -> np.ndarray:
 
 def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> Outcome:
     options, train = group.plan.weight, group.fits.train
+    if fitted.basis is not None:
+        return replace(baseline(group), details={"unchanged": "the detector reads all channels, so that none can be exchanged"})
     every = ChosenPaDiM(fitted, None)
     apart = train.take(np.setdiff1d(group.fits.learned, _contrast(group, generator)))
     every.prepare(apart)

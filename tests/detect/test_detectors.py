@@ -10,6 +10,7 @@ from torch.nn import functional
 from aoi.detect.calibration import good_scores, thresholds_from
 from aoi.detect.detector import detector_family, make_detector, register_detector
 from aoi.detect.features import FeatureSet
+from aoi.detect.padim import semi_orthogonal
 from aoi.detect.patchcore import patch_embedding
 from aoi.detect.patches import channels_last
 from aoi.errors import ConfigError, ModelError
@@ -56,16 +57,19 @@ def test_the_bank_is_a_subset_of_the_patches(random_features: FeatureSet) -> Non
     assert nearest.max() < 1e-5
 
 
+@pytest.mark.parametrize("reduction", ["channels", "orthogonal"])
 @pytest.mark.parametrize("count", [20, 7], ids=["more images than dims", "fewer"])
-def test_padim_is_the_mahalanobis_distance_per_position(random_features: FeatureSet, count: int) -> None:
+def test_padim_is_the_mahalanobis_distance_per_position(random_features: FeatureSet, count: int, reduction: str) -> None:
     train, test = random_features.take(range(count)), random_features.take(range(20, 24))
-    model = fresh("padim", dims=12, blur_sigma=0, upsampling="nearest")
+    model = fresh("padim", dims=12, blur_sigma=0, upsampling="nearest", reduction=reduction)
     model.fit(train)
-    channels = model.state()["channels"]
+    state = model.state()
+    reduce = np.asarray(state["basis"], np.float64) if reduction == "orthogonal" else np.eye(24)[:, state["channels"]]
+    assert reduce.shape == (24, 12)
 
     def vectors(features: FeatureSet) -> np.ndarray:
         maps = [functional.interpolate(torch.from_numpy(m).double(), (16, 16), mode="nearest") for m in features.layers.values()]
-        return torch.cat(maps, 1)[:, channels].flatten(2).permute(2, 0, 1).numpy()
+        return torch.cat(maps, 1).flatten(2).permute(2, 0, 1).numpy() @ reduce
 
     known, new = vectors(train), vectors(test)
     expected = np.empty((4, 256))
@@ -78,7 +82,9 @@ def test_padim_is_the_mahalanobis_distance_per_position(random_features: Feature
     np.testing.assert_allclose(scores.image_scores, scores.maps.max((1, 2)))
 
 
-@pytest.mark.parametrize(("model", "options"), [("patchcore", {}), ("padim", {"dims": 12}), ("padim", {"dims": 26})])
+@pytest.mark.parametrize(
+    ("model", "options"), [("patchcore", {}), *(("padim", {"dims": 12} | more) for more in ({}, {"dims": 26}, {"reduction": "orthogonal"}))]
+)
 def test_state_restores_the_same_scores(random_features: FeatureSet, model: str, options: dict) -> None:
     first, second = fresh(model, **options), fresh(model, seed=9, **options)
     first.fit(random_features)
@@ -86,6 +92,14 @@ def test_state_restores_the_same_scores(random_features: FeatureSet, model: str,
     one, two = first.score(random_features), second.score(random_features)
     np.testing.assert_array_equal(one.maps, two.maps)
     np.testing.assert_array_equal(one.image_scores, two.image_scores)
+
+
+def test_a_semi_orthogonal_map_keeps_angles_and_prefers_no_channel() -> None:
+    basis = semi_orthogonal(64, 10, seed=3).astype(np.float64)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(10), atol=1e-6)
+    drawn = np.stack([semi_orthogonal(6, 2, seed) for seed in range(4000)]).astype(np.float64)
+    np.testing.assert_allclose(drawn.mean(0), 0, atol=0.03)  # without the signs of R the first row would lean to one side
+    np.testing.assert_allclose((drawn @ drawn.transpose(0, 2, 1)).mean(0), np.eye(6) / 3, atol=0.03)
 
 
 @pytest.mark.parametrize("model", ["patchcore", "padim"])

@@ -23,6 +23,7 @@ RUNS = {
     "patchcore-patch": ("patchcore", {"coreset_ratio": 0.2, "image_score": "patch", "neighbours": 5, "upsampling": "nearest"}),
     "padim": ("padim", {"dims": 8}),
     "padim-few": ("padim", {"dims": 40}),
+    "padim-orthogonal": ("padim", {"dims": 8, "reduction": "orthogonal"}),
 }
 
 
