@@ -180,6 +180,17 @@ class Plan(Axes):
         """True where the probe may veto what a coupling chooses."""
         return bool(self.probe.generators) and coupling in CHANGING and (coupling != "head" or self.head.chooses)
 
+    @property
+    def drawn_size(self) -> int | None:
+        """Side of the square defects are drawn in, pixels; None for the size of the good image, where settings see images at several.
+
+        What is not defective must be equal to the good image at every size, or a setting would be judged by how often it was resized.
+        """
+        several = "select" in self.couplings and any(
+            each.image_size for name in self.detectors for each in self.select.candidates.get(name, ())
+        )
+        return None if several else self.image_size
+
     def watcher(self, generator: str) -> str | None:
         """Whose defects may veto what an arm of `generator` chooses: the probe's first that are not of its own kind."""
         return next((name for name in self.probe.generators if name != generator), None)

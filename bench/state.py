@@ -85,4 +85,5 @@ def _arm_identity(run: Run, arm: Arm, fingerprint: str) -> str:
     own += [] if run.backbone.precision == "float32" else [run.backbone.precision]
     own += [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
     own += [run.elsewhere[place].fingerprint] if (place := (arm.dataset, arm.generator)) in run.elsewhere else []
+    own += [] if arm.is_baseline or run.plan.drawn_size == run.plan.image_size else ["drawn at the size of the good image"]
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])

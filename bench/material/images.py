@@ -214,7 +214,7 @@ def synth_images(
     Raises:
         DataError: a defect was drawn on a test image or on a stranger, or none could be made.
     """
-    options = GenerateOptions(generator=generator, count=plan.most, seed=seed, size=plan.image_size, textures=plan.textures)
+    options = GenerateOptions(generator=generator, count=plan.most, seed=seed, size=plan.drawn_size, textures=plan.textures)
     if masks is not None:
         options = replace(options, masks=masks, cama=plan.real.cama)
     if generator == DIFFUSION:

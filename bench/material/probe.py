@@ -45,7 +45,7 @@ def probe_images(
     """
     fold = folds_of(len(real.train), folds=plan.folds, seed=seed)
     on = [real.train.paths[index] for index in np.flatnonzero(fold == 0)]
-    options = GenerateOptions(generator=generator, count=plan.probe.count, seed=seed, size=plan.image_size, textures=plan.textures)
+    options = GenerateOptions(generator=generator, count=plan.probe.count, seed=seed, size=plan.drawn_size, textures=plan.textures)
     made = draw_defects(real, options, folder, on=on, progress=progress)
     if not made.images:
         return None

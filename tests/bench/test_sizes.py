@@ -10,6 +10,7 @@ import pytest
 
 from aoi.bench.material.sizes import Sizes
 from aoi.bench.run import run_bench
+from aoi.data.images import read_image
 from aoi.detect.features import FeatureSet
 
 
@@ -56,3 +57,6 @@ def test_select_tries_another_size_of_images(parts, small_plan, tiny_bench, tmp_
     assert [each["image_size"] for each in details["tried"]] == [None, 96]
     assert details["tried"][0]["validation"] != details["tried"][1]["validation"]
     assert details["test"][0] != details["test"][1]
+    drawn = sorted((tmp_path / "synth/disc/perlin/seed0/test").rglob("*.png"))
+    good = read_image(next((parts / "train" / "good").iterdir()))
+    assert {read_image(path).shape for path in drawn} == {good.shape}  # outside its defect the good image at every size
