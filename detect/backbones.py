@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
 from aoi.detect.compiled import CompiledNetwork
+from aoi.detect.fused import fused
 from aoi.detect.precision import has_coarse_products
 from aoi.errors import ConfigError
 
@@ -54,6 +55,8 @@ class Backbone:
     precision: Precision = "float32"
     compiled: CompiledNetwork | None = None
     """Runs in the network's place where there is one."""
+    fused: Callable[[torch.Tensor], Any] | None = None
+    """Runs in the network's place where nothing is compiled and its arithmetic is float32; the same but for rounding."""
 
     def __call__(self, images: np.ndarray) -> dict[str, torch.Tensor]:
         """Feature maps of N×H×W×3 uint8 RGB images: layer name to N×C×h×w float32 on `device`."""
@@ -64,6 +67,8 @@ class Backbone:
             normalised, coarse = pixels.sub_(mean).div_(std), self.precision == "bfloat16"
             if self.compiled is not None:
                 maps = self.compiled(normalised, coarse=coarse)
+            elif self.fused is not None and not coarse:
+                maps = self.fused(normalised)
             else:
                 with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=coarse):
                     maps = self.network(normalised)
@@ -142,7 +147,8 @@ def wrap(
     specs = [FeatureMap(layer, round(probe / found.shape[-1]), int(found.shape[1])) for layer, found in zip(layer_names, maps, strict=True)]
     fingerprint = _fingerprint(network, (name, tuple(layer_names), tuple(mean), tuple(std)))
     means, stds = (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
-    return Backbone(name, source, fingerprint, network, tuple(specs), tuple(layer_names), means, stds, device)
+    fast = fused(network, torch.randn((1, 3, probe, probe), generator=torch.Generator().manual_seed(0))) if device == "cpu" else None
+    return Backbone(name, source, fingerprint, network, tuple(specs), tuple(layer_names), means, stds, device, fused=fast)
 
 
 def _fingerprint(network: nn.Module, identity: tuple[object, ...]) -> str:

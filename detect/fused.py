@@ -1,0 +1,111 @@
+"""A network as a processor runs it best: normalisations folded into convolutions, and what follows one done while its result is at hand.
+
+A third of a ResNet's time on a processor goes into passes over memory between its convolutions. What a convolution adds and cuts off is
+part of the convolution in the library behind torch, where it is asked for.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+_ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+_CUTS: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
+AGREEMENT = 1e-4
+"""Largest difference, in units of the largest number in a map, that folding may make by rounding."""
+
+
+class FusedConvolution(nn.Module):
+    """A convolution that ends with a rectifier, perhaps after something was added.
+
+    Args:
+        like: on a processor, in float32; see `_is_plain`.
+    """
+
+    def __init__(self, like: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = like.weight, like.bias
+        self._how = like.padding, like.stride, like.dilation, like.groups
+
+    def forward(self, images: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """max(convolution + `other`, 0)."""
+        run = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return run(images, self.weight, self.bias, *self._how, "relu", [], "")  # type: ignore[no-any-return]
+        return run.binary(images, other, self.weight, self.bias, *self._how, "add", 1.0, "relu", [], "")  # type: ignore[no-any-return]
+
+
+def fused(network: nn.Module, probe: torch.Tensor) -> Callable[[torch.Tensor], Any]:
+    """What computes the same as a frozen network on a processor, up to rounding; itself where its steps cannot be told.
+
+    Args:
+        network: n×3×H×W float32 to a list of maps.
+        probe: images on which both are compared, so that what is wrongly understood is not used.
+    """
+    try:
+        graph = _fused(network)
+        with torch.inference_mode():
+            pairs = list(zip(network(probe), graph(probe), strict=True))
+    except Exception:  # whatever a network does that cannot be followed: it is run as it is
+        return network
+    same = all(a.shape == b.shape and bool((a - b).abs().max() <= AGREEMENT * (1e-30 + a.abs().max())) for a, b in pairs)
+    return graph if same else network
+
+
+def _fused(network: nn.Module) -> fx.GraphModule:
+    from torch.fx.experimental.optimization import fuse
+
+    module = cast(fx.GraphModule, fuse(fx.symbolic_trace(network)))  # a copy
+    parts = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and isinstance(parts[node.target], nn.Identity):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    for node in list(module.graph.nodes):
+        if _is_cut(node, parts):
+            _join(module, node, parts)
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def _join(module: fx.GraphModule, cut: fx.Node, parts: dict[str, nn.Module]) -> None:
+    """Let the convolution before a rectifier do the rectifying, and the addition between them where there is one."""
+    before, others, removed = cut.args[0], list[Any](), [cut]
+    if isinstance(before, fx.Node) and _is_sum(before) and len(before.users) == 1:
+        conv = next((each for each in before.args if _is_plain(each, parts)), None)
+        others = [each for each in before.args if each is not conv]
+        removed.append(before)
+    else:
+        conv = before if _is_plain(before, parts) else None
+    if not isinstance(conv, fx.Node):
+        return
+    name = f"{str(conv.target).replace('.', '_')}_fused"
+    module.add_submodule(name, FusedConvolution(parts[str(conv.target)]))  # type: ignore[arg-type]
+    with module.graph.inserting_before(cut):
+        joined = module.graph.call_module(name, (conv.args[0], *others))
+    cut.replace_all_uses_with(joined)
+    for node in (*removed, conv):
+        module.graph.erase_node(node)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """Two maps are added, nothing else."""
+    return node.target in _ADDITIONS and len(node.args) == 2 and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
+
+
+def _is_cut(node: fx.Node, parts: dict[str, nn.Module]) -> bool:
+    return isinstance(parts.get(str(node.target)), nn.ReLU) if node.op == "call_module" else node.target in _CUTS
+
+
+def _is_plain(node: Any, parts: dict[str, nn.Module]) -> bool:
+    """A convolution whose result nobody else reads, padded with a number of zeros."""
+    if not (isinstance(node, fx.Node) and node.op == "call_module" and len(node.users) == 1 and len(node.args) == 1):
+        return False
+    conv = parts[str(node.target)]
+    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)

@@ -1,0 +1,109 @@
+"""Folding and joining change how a network is computed, not what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aoi.detect import fused as module
+from aoi.detect.backbones import wrap
+from aoi.detect.fused import FusedConvolution, fused
+
+
+def settled(network: nn.Module) -> nn.Module:
+    """With normalisations that do something, frozen."""
+    generator = torch.Generator().manual_seed(1)
+    for each in network.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            for value in (each.weight, each.bias, each.running_mean, each.running_var):
+                assert value is not None
+                value.data = torch.rand(value.shape, generator=generator) + 0.5
+    return network.eval().requires_grad_(False)
+
+
+class Residual(nn.Module):
+    """A stem, a block with a shortcut that is read twice, and one with a convolution as its shortcut."""
+
+    def __init__(self, shift: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.first, self.second = (nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8)) for _ in range(2))
+        self.down, self.short = nn.Conv2d(8, 12, 3, 2, 1), nn.Sequential(nn.Conv2d(8, 12, 1, 2), nn.BatchNorm2d(12))
+        self.shift = shift
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        stem = self.stem(images)
+        block = torch.relu(self.second(self.first(stem).relu()) + stem)
+        raw = self.down(block)
+        return [stem, block, (raw + self.short(block)).relu_(), raw + self.shift]
+
+
+class Undecided(Residual):
+    """What it does depends on its input: it cannot be followed."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return super().forward(images if images.mean() > 0 else -images)
+
+
+def joined(network: object) -> int:
+    assert isinstance(network, nn.Module)
+    return sum(isinstance(each, FusedConvolution) for each in network.modules())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 40, 56), (5, 3, 33, 31)])
+def test_the_same_numbers_in_fewer_passes(shape: tuple[int, ...]) -> None:
+    network = settled(Residual())
+    fast = fused(network, torch.rand(1, 3, 64, 64))
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    assert joined(fast) == 4
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in fast.modules())  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        for plain, quick in zip(network(images), fast(images), strict=True):
+            torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_what_somebody_else_reads_is_not_cut_off() -> None:
+    """`raw` is negative in places, and is read after the sum that is rectified."""
+    fast = fused(settled(Residual()), torch.rand(1, 3, 64, 64))
+    with torch.inference_mode():
+        assert float(fast(torch.randn(2, 3, 32, 32))[3].min()) < 0
+
+
+def test_a_network_that_cannot_be_followed_runs_as_it_is() -> None:
+    network = settled(Undecided())
+    assert fused(network, torch.rand(1, 3, 64, 64)) is network
+
+
+def test_what_was_wrongly_understood_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, right = settled(Residual()), module._fused
+
+    def wrong(given: nn.Module) -> nn.Module:
+        made = right(given)
+        made.get_submodule("stem_0_fused").weight = nn.Parameter(torch.zeros(8, 3, 3, 3))
+        return made
+
+    monkeypatch.setattr(module, "_fused", wrong)
+    assert fused(network, torch.rand(1, 3, 64, 64)) is network
+
+
+def test_a_backbone_runs_it_in_float32_alone(rng: np.random.Generator) -> None:
+    backbone = wrap(settled(Residual()), name="residual", source="test", layer_names=("a", "b", "c", "d"), probe=64)
+    images = rng.integers(0, 256, (3, 48, 48, 3)).astype(np.uint8)
+    calls: list[int] = []
+
+    def counted(run: Callable[[torch.Tensor], list[torch.Tensor]]) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        return lambda pixels: (calls.append(len(pixels)), run(pixels))[1]
+
+    assert backbone.fused is not None
+    watched = replace(backbone, fused=counted(backbone.fused))
+    plain = replace(backbone, fused=None)(images)
+    for name, found in watched(images).items():
+        torch.testing.assert_close(found, plain[name], rtol=1e-5, atol=1e-4)
+    watched.with_precision("bfloat16")(images)
+    assert calls == [3]
