@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -95,8 +96,11 @@ def _beside(path: Path) -> Path:
 
 def unwritable(path: Path, error: OSError) -> DataError:
     """The error for a file that could not be written, with the system's own reason."""
+    reason = error.strerror or str(error)
+    if re.fullmatch(r"\d+ requested and \d+ written", reason):  # how numpy puts it
+        reason = "No space left on device"
     return DataError(
-        f"cannot write {path}: {error.strerror or error}",
+        f"cannot write {path}: {reason}",
         hint="choose another --out, free disk space, or change the folder's permissions",
     )
 

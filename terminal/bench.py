@@ -14,7 +14,8 @@ from aoi.terminal.output import emit, note, progress_bars
 bench = typer.Typer(help="What invented defects do to a detector (default verb: run).", cls=group_with_default("run"), **PLAIN)  # type: ignore[arg-type]
 
 CacheFolder = Annotated[
-    Path | None, typer.Option("--cache", help="Features and scores for several runs; else AOI_CACHE, else OUT/.cache for this run alone.")
+    Path | None,
+    typer.Option("--cache", help="Features and scores for several runs; else AOI_CACHE, else OUT/.bench-cache for this run alone."),
 ]
 CacheSize = Annotated[float, typer.Option(help="What the cache may hold, 10⁹ bytes; the longest unused goes first.", min=0.0)]
 

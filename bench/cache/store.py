@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -30,6 +31,8 @@ DEFAULT_GB = 8.0
 FEATURES = "features"
 """The kind of entry that holds feature maps."""
 _MANIFEST, _LOCK = "entry.json", ".lock"
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")
+"""What folders are called until they are entries, and when they are none any more."""
 _YOUNG = 60.0
 """Seconds in which an unlocked, unfinished folder may be one that is just being locked."""
 
@@ -166,9 +169,11 @@ class Cache:
             self._trusted.add((folder.name, held.inode))
             value = load(place) if value is None else value
             assert value is not None, "what was just written can be read"
-        except BaseException:
+        except BaseException as error:
             held.release()
             shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, OSError) and (error.filename is None or Path(error.filename).is_relative_to(self.root)):
+                raise unwritable(folder, error) from error  # numpy says of a full disk neither which nor why
             raise
         self.shrink()
         return value, held, place
@@ -207,8 +212,9 @@ class Cache:
         found = []
         for folder in self.root.glob("[!.]*/[!.]*"):
             with contextlib.suppress(OSError):  # others remove entries meanwhile
-                size = sum(each.stat().st_size for each in os.scandir(folder) if each.is_file())
-                found.append(Entry(folder, size, (folder / _LOCK).stat().st_mtime))
+                files = {each.name: each.stat().st_size for each in os.scandir(folder) if each.is_file()}
+                if _MANIFEST in files:  # else it is somebody else's, in a folder that was no cache
+                    found.append(Entry(folder, sum(files.values()), (folder / _LOCK).stat().st_mtime))
         return sorted(found, key=lambda entry: entry.used)
 
     def shrink(self, limit: int | None = None) -> int:
@@ -231,13 +237,16 @@ class Cache:
         return removed
 
     def _sweep(self) -> None:
-        """Remove unfinished folders whose makers are gone."""
-        for folder in self.root.glob("[!.]*/.*"):
+        """Remove unfinished folders whose makers are gone, and nothing else: a folder that was named as a cache may hold other things."""
+        for folder in (each for each in self.root.glob("[!.]*/.*") if _UNFINISHED.fullmatch(each.name)):
             with contextlib.suppress(OSError):
-                if folder.name.startswith(".gone.") or time.time() - folder.stat().st_mtime > _YOUNG:
+                gone = folder.name.startswith(".gone.")
+                if gone or time.time() - folder.stat().st_mtime > _YOUNG:
                     held = hold(folder / _LOCK, alone=True)
-                    if held is not None or not (folder / _LOCK).exists():
+                    if held is not None or (gone and not (folder / _LOCK).exists()):
                         shutil.rmtree(folder, ignore_errors=True)
+                    else:
+                        folder.rmdir()  # its maker died before it was locked: it is empty, or it is not ours
                     if held is not None:
                         held.release()
 

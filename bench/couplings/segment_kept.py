@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from aoi.bench.cache.said import Said, read_said
 from aoi.bench.couplings.segment_plan import SegmentPlan
 from aoi.bench.couplings.unet import UNet
+from aoi.data.files import write_bytes
 
 _NETWORK = "network.safetensors"
 
@@ -26,7 +27,7 @@ class Taught:
 
     def write(self, folder: Path) -> None:
         """Into an empty folder."""
-        save_file({name: value.contiguous().cpu() for name, value in self.network.state_dict().items()}, folder / _NETWORK)
+        write_bytes(folder / _NETWORK, save({name: value.contiguous().cpu() for name, value in self.network.state_dict().items()}))
         self.said.write(folder)
 
 

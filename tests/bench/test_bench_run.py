@@ -90,7 +90,7 @@ def test_features_are_extracted_once_and_given_back(tmp_path, plan, tiny_bench, 
     run_bench(plan, tmp_path)
     assert len(seen) == len(set(seen))
     assert len([path for path in seen if "synth" not in path.parts]) == 14 + 12
-    assert not (tmp_path / ".cache").exists()
+    assert not (tmp_path / ".bench-cache").exists()
 
 
 def test_a_finished_ablation_is_not_redone_and_can_grow(finished, tiny_bench, tmp_path, monkeypatch):

@@ -197,9 +197,71 @@ def test_the_report_counts_and_clears(tmp_path):
     assert "removed" in cleared.summary()
 
 
+def test_a_folder_that_holds_other_things_loses_none_of_them(tmp_path):
+    """Every hidden folder on the second level was taken for what a killed process left, and deleted: `.git` of every project."""
+    mine = [tmp_path / name for name in ("project/.git/HEAD", "project/.deadbeef/x", "project/.a.0123abcd/x", "photos/2020/.lock", "a.txt")]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path.parent, (0, 0))
+    cache = Cache(tmp_path, limit=0)
+    cache.fetch("scores", "a", lambda folder: (folder / "x").write_bytes(b"12"), lambda folder: 2)
+    empty = tmp_path / "scores" / ".b.0123abcd"
+    empty.mkdir()
+    os.utime(empty, (0, 0))
+    cache.report(clear=True)
+    assert all(path.read_text() == "mine" for path in mine)
+    assert not empty.exists()
+    assert not list((tmp_path / "scores").iterdir())
+
+
+def test_a_run_of_its_own_deletes_no_folder_of_another_name(tmp_path, monkeypatch):
+    """With --out at home, `.cache` is every program's."""
+    monkeypatch.delenv("AOI_CACHE", raising=False)
+    kept = tmp_path / ".cache" / "pip"
+    kept.mkdir(parents=True)
+    own = open_cache(None, tmp_path)
+    own.fetch("scores", "a", lambda folder: (folder / "x").write_bytes(b"12"), lambda folder: 2)
+    own.close()
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]
+    assert kept.is_dir()
+
+
+@pytest.mark.parametrize("said", [OSError("229376 requested and 49120 written"), OSError(28, "No space left on device")])
+def test_a_full_disk_is_said_to_be_full_and_leaves_nothing(tmp_path, said):
+    def make(folder: Path) -> None:
+        (folder / "half").write_bytes(b"1")
+        raise said
+
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        Cache(tmp_path).fetch("scores", "a", make, lambda folder: 1)
+    assert "free disk space" in caught.value.hint
+    assert not list((tmp_path / "scores").iterdir())
+
+
+def test_what_cannot_be_read_meanwhile_is_another_matter(tmp_path):
+    def make(folder: Path) -> None:
+        (tmp_path / "elsewhere").read_bytes()
+
+    with pytest.raises(FileNotFoundError):
+        Cache(tmp_path / "cache").fetch("scores", "a", make, lambda folder: 1)
+
+
+def test_a_file_is_no_cache_and_a_misspelt_folder_none_either(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "features").mkdir()
+    with pytest.raises(DataError, match="is a file"):
+        open_cache(tmp_path / "file", tmp_path)
+    with pytest.raises(DataError, match="is a file"):
+        named_cache(tmp_path / "file")
+    with pytest.raises(DataError, match="no folder") as caught:
+        named_cache(tmp_path / "feature")
+    assert str(tmp_path / "features") in caught.value.hint
+
+
 def test_where_a_run_keeps_its_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("AOI_CACHE", raising=False)
-    assert open_cache(None, tmp_path).root == tmp_path / ".cache"
+    assert open_cache(None, tmp_path).root == tmp_path / ".bench-cache"
     assert not open_cache(None, tmp_path).lasting
     named = open_cache(tmp_path / "mine", tmp_path / "out", limit_gb=0.5)
     assert (named.root, named.limit, named.lasting) == (tmp_path / "mine", 500_000_000, True)

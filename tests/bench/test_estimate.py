@@ -187,7 +187,7 @@ def test_the_command_plans_without_running_and_shows_and_clears_its_cache(parts,
     assert not (tmp_path / "out").exists()
     (tmp_path / "cache" / "scores" / "a").mkdir(parents=True)
     (tmp_path / "cache" / "scores" / "a" / ".lock").touch()
-    (tmp_path / "cache" / "scores" / "a" / "x").write_bytes(b"12345")
+    (tmp_path / "cache" / "scores" / "a" / "entry.json").write_bytes(b"12345")
     shown = CliRunner().invoke(bench, ["cache", str(tmp_path / "cache"), "--json"])
     assert json.loads(shown.stdout)["kinds"] == {"scores": {"entries": 1, "bytes": 5}}
     cleared = CliRunner().invoke(bench, ["cache", str(tmp_path / "cache"), "--clear", "--json"])

@@ -65,7 +65,7 @@ def test_the_same_records_here_and_elsewhere(finished, tiny_bench, tmp_path, els
     assert (result.computed, result.resumed) == (20, 0)
     assert ("bench", 20, 20) in reported
     assert result.seconds["fits"] > 0
-    assert not (tmp_path / ".cache").exists()
+    assert not (tmp_path / ".bench-cache").exists()
 
 
 class Killed(BaseException):

@@ -81,7 +81,7 @@ def test_parted_portions_give_the_same_records(plan, tiny_bench, tmp_path) -> No
     run_bench(plan, tmp_path / "parted", engine=Here(3))
     assert seen[1:4] == ["disc, seed 0, defects", "disc, seed 0, patchcore", "disc, seed 0, padim"]
     assert contents(tmp_path / "one") == contents(tmp_path / "parted")
-    assert not (tmp_path / "parted" / ".cache").exists()
+    assert not (tmp_path / "parted" / ".bench-cache").exists()
 
 
 @pytest.mark.slow
