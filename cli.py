@@ -145,7 +145,9 @@ def main() -> None:
         if debug:
             raise
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # which is what typer makes of Ctrl-C
+            raise
         note("interrupted; the same command goes on where it stopped")
         sys.exit(130)
     except Exception as error:

@@ -13,7 +13,7 @@ from aoi.bench.cache.sharing import MEMORY
 from aoi.bench.cache.store import DEFAULT_GB, FEATURES, Cache, feature_entry
 from aoi.bench.forecast import Estimate
 from aoi.bench.makespan import makespan
-from aoi.bench.material.images import check_datasets, dataset_names
+from aoi.bench.material.datasets import check_datasets, check_out, dataset_names
 from aoi.bench.material.miniature import Miniature, measured
 from aoi.bench.material.normal_images import check_normal_folders
 from aoi.bench.plan import Plan
@@ -51,6 +51,7 @@ def estimate(
     """
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
+    check_out(Path(out), datasets.values())
     check_normal_folders(plan, datasets)
     store = open_cache(cache, Path(out), limit_gb=cache_gb)
     run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)

@@ -12,7 +12,7 @@ from aoi.bench.material.nearness import NearPair, named
 from aoi.data.files import read_json, write_json
 from aoi.errors import DataError
 
-TRAIN = "train"
+TRAIN, TEST = "train", "test"
 """What a note is about that is not about a generator."""
 SHOWN = 3
 """Pairs named in a sentence."""
@@ -47,7 +47,9 @@ class Notes:
         Args:
             portions: those of the plan; what only some of them say names them.
         """
-        found = {TRAIN: self._merged(dataset, TRAIN, [None])} | {name: self._merged(dataset, name, sorted(portions)) for name in generators}
+        found = {about: self._merged(dataset, about, [None]) for about in (TRAIN, TEST)} | {
+            name: self._merged(dataset, name, sorted(portions)) for name in generators
+        }
         return {about: note for about, note in found.items() if any(note.values())}
 
     def _merged(self, dataset: str, about: str, portions: Sequence[Portion | None]) -> dict[str, Any]:

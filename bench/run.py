@@ -13,11 +13,12 @@ from aoi.bench.detectors import check_detector, check_head, layers_of
 from aoi.bench.judging.evidence import Archive
 from aoi.bench.judging.verdicts import judge
 from aoi.bench.ledger import Ledger
+from aoi.bench.material.datasets import check_datasets, check_out, dataset_names
 from aoi.bench.material.elsewhere import find_elsewhere
-from aoi.bench.material.images import RealImages, check_datasets, dataset_names, degraded_images, diffusion_settings, real_images
+from aoi.bench.material.images import RealImages, degraded_images, diffusion_settings, real_images
 from aoi.bench.material.normal_images import check_normal_folders
 from aoi.bench.material.sources import arms_of
-from aoi.bench.notes import TRAIN, Notes
+from aoi.bench.notes import TEST, TRAIN, Notes
 from aoi.bench.plan import Plan
 from aoi.bench.portion import run_seed
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
@@ -62,6 +63,7 @@ def run_bench(
     began = time.perf_counter()
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
+    check_out(Path(out), datasets.values())
     check_normal_folders(plan, datasets)
     store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
     run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
@@ -121,6 +123,7 @@ def real_sets(run: Run, name: str, dataset: Dataset, missing: Iterable[Arm], cac
         }
     run.archive.write_test_set(real)
     run.notes.keep(name, TRAIN, near=real.near)
+    run.notes.keep(name, TEST, said=real.gaps)
     return tests
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from aoi.bench.arms import Arm, portions
 from aoi.bench.cache.store import Cache, Reading
 from aoi.bench.clock import Clock
-from aoi.bench.material.images import RealImages, check_datasets, dataset_names
+from aoi.bench.material.datasets import check_datasets, dataset_names
+from aoi.bench.material.images import RealImages
 from aoi.bench.plan import Plan
 from aoi.bench.portion import make_defects, run_seed
 from aoi.bench.run import prepare, real_sets

@@ -54,6 +54,8 @@ def existing_folder(path: Path) -> Path:
         raise DataError(f"cannot open {path}: {error}", hint="check the path and its permissions") from error
     if there:
         raise DataError(f"{path} is a file, not a folder", hint=_EXPECTED)
+    if path.is_symlink():
+        raise DataError(f"{path} is a link to {path.readlink()}, which is not there", hint="mend the link, or name the folder itself")
     raise DataError(f"there is no folder {path}", hint=nearest_name(path))
 
 
@@ -69,10 +71,16 @@ def layout_of(root: Path) -> Layout | None:
 def list_images(folder: Path) -> list[Path]:
     """Image files directly in `folder`, sorted by name; hidden files and everything that is not a file are left out.
 
+    A link that leads nowhere is among them: an image that is gone is for whoever reads it to complain of, not to be passed over.
+
     Raises:
         DataError: the folder cannot be listed.
     """
-    return [path for path in _entries(Path(folder)) if is_image_name(path) and path.is_file()]
+    return [path for path in _entries(Path(folder)) if is_image_name(path) and (path.is_file() or _leads_nowhere(path))]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def is_image_name(path: Path) -> bool:

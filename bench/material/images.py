@@ -14,16 +14,14 @@ from aoi.bench.material.leaks import SHOWN, Contents, check_disjoint, check_lear
 from aoi.bench.material.nearness import NearPair, near_leak, near_pairs
 from aoi.bench.material.normal_images import normal_features
 from aoi.bench.material.taken import Parted, part
+from aoi.bench.material.truth import checked_truth, gaps
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_mask, resize_mask
-from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
-from aoi.data.sources import require_train_good
 from aoi.detect.backbones import Backbone
-from aoi.detect.evaluate import truth_masks
 from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
 from aoi.errors import ConfigError, DataError
 from aoi.synth.diffusion.settings import DiffusionSettings
@@ -59,6 +57,8 @@ class RealImages:
     """Images taken out with them, because they show the same."""
     near: tuple[NearPair, ...] = ()
     """Near-duplicates of test images among the good training images."""
+    gaps: tuple[str, ...] = ()
+    """What cannot be measured on the test images, and why."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -73,8 +73,8 @@ class RealImages:
 
     @property
     def annotated(self) -> np.ndarray:
-        """T bool, False for defects without a mask."""
-        return np.array([not sample.is_anomalous or sample.mask_path is not None for sample in self.samples])
+        """T bool, False for defects without a mask, and for those whose mask marks nothing: else they would count as good ground."""
+        return ~self.labels | self.masks.any((1, 2))
 
     def with_shots(self, shots: int, seed: int) -> RealImages:
         """The same with `shots` of the good training images, drawn by `seed`, in their old order; fewer are always among more.
@@ -112,30 +112,6 @@ class SynthImages:
         return replace(self, features=self.features.take(np.arange(amount)), masks=self.masks[:amount], sources=self.sources[:amount])
 
 
-def dataset_names(roots: Sequence[Path]) -> dict[str, Dataset]:
-    """Data sets by a name that is theirs alone: the category, with the folder above it where two are called the same."""
-    found = [open_dataset(root) for root in roots]
-    names = [dataset.name for dataset in found]
-    above = [dataset.root.resolve().parent.name for dataset in found]
-    unique = [name if names.count(name) == 1 else f"{folder}_{name}" for name, folder in zip(names, above, strict=True)]
-    if len(set(unique)) < len(unique):
-        twice = next(name for name in unique if unique.count(name) > 1)
-        raise DataError(f"two data sets are called {twice}", hint="rename one of the folders")
-    return dict(zip(unique, found, strict=True))
-
-
-def check_datasets(datasets: dict[str, Dataset]) -> None:
-    """Every data set has good training images and real test images, before hours are spent on the first one.
-
-    Raises:
-        DataError: naming the one that has not.
-    """
-    for dataset in datasets.values():
-        require_train_good(dataset, minimum=4)
-        if not dataset.test:
-            raise DataError(f"{dataset.root} has no test images", hint="add real ones: test/good and test/<defect type>")
-
-
 def real_images(
     name: str, dataset: Dataset, backbone: Backbone, plan: Plan, cache: FeatureKeeper, *, progress: Progress = silent
 ) -> RealImages:
@@ -157,13 +133,14 @@ def real_images(
     if near and plan.near_duplicates == "stop":
         raise near_leak(near, SHOWN)
     size = (plan.image_size, plan.image_size)
+    masks = checked_truth(test, size)
     return RealImages(
         name,
         dataset_fingerprint(dataset),
         extract_features([sample.path for sample in train], backbone, size, cache=cache, progress=progress),
         extract_features([sample.path for sample in test], backbone, size, cache=cache, progress=progress),
         test,
-        truth_masks(list(test), size),
+        masks,
         train_contents,
         test_contents,
         normal_features(plan, name, backbone, test_contents, cache, progress=progress),
@@ -171,6 +148,7 @@ def real_images(
         parted.taken,
         parted.twins,
         near,
+        gaps(test, masks),
     )
 
 

@@ -245,3 +245,19 @@ def test_doctor_names_what_there_is(run_cli) -> None:
     found = {finding["name"]: finding for finding in json.loads(said)["findings"]}
     assert found["embedded backbone"]["state"] == "ok"
     assert all(finding["state"] == "ok" or finding["remedy"] for finding in found.values())
+
+
+def test_ctrl_c_is_answered(monkeypatch, capsys, tmp_path):
+    """Typer ends the process with 130 and says nothing."""
+
+    from aoi.cli import main
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aoi.bench.cache.place.named_cache", interrupted)
+    monkeypatch.setattr(sys, "argv", ["aoi", "bench", "cache", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
