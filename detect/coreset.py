@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,8 @@ def greedy_k_center(
     """Choose k points, each the farthest from those before it (Gonzalez 1985; PatchCore, arXiv 2106.08265, algorithm 1).
 
     A distance to the chosen set only ever shrinks, so a stale distance is an upper bound. The points with the largest bounds form a
-    pool, whose bounds are made exact with matrix products against only the centres they missed; inside the pool the same is done once
-    more with a smaller one, on which plain greedy runs for as long as its farthest point is at least as far as the best bound outside.
+    pool, whose bounds are lowered with matrix products against only the centres they missed; inside the pool a smaller one is made
+    exact, on which plain greedy runs for as long as its farthest point is at least as far as the best bound outside.
     Products may be taken in bfloat16: they only name the centres that can be the nearest, whose distances are then computed in float64
     from the differences. The choice equals the plain algorithm's in float64, up to ties.
 
@@ -101,21 +102,23 @@ class _Selection:
         self.centres.add(rows)
 
     def grow(self) -> None:
-        """Choose from one pool while that is provably right: at least one point."""
-        size = min(POOL, len(self.points) - 1)
+        """Choose from one pool while that is provably right."""
+        size, before = min(POOL, len(self.points) - 1), self.count
         best, order = self.bounds.topk(size + 1)
         pool, outside = order[:size], float(best[size])
         rows = self.rows(pool)
-        distance, seen = self.refreshed(rows, self.bounds[pool], self.seen[pool]), torch.full_like(self.seen[pool], self.count)
+        distance = self.lowered(rows, best[:size], self.seen[pool])
+        exact = torch.zeros_like(self.seen[pool])  # for how many centres a distance is more than a bound
         while self.count < self.k and float(distance.max()) >= outside:
             few = min(SUBPOOL, size)
             highest, where = distance.topk(few)
             limit = outside if few == size else max(outside, float(highest[-1]))
             few_rows = rows.index_select(0, where)
-            fresh = self.refreshed(few_rows, highest, seen[where])
+            fresh = self.refreshed(few_rows, highest, exact[where])
             distance[where] = self._choose(few_rows, fresh, pool[where], limit)
-            seen[where] = self.count
-        self.bounds[pool], self.seen[pool] = distance, seen
+            exact[where] = self.count
+        self.bounds[pool] = distance
+        self.seen[pool] = torch.where(exact > 0, exact, before)
 
     def _choose(self, rows: torch.Tensor, distance: torch.Tensor, indices: torch.Tensor, limit: float) -> torch.Tensor:
         """Plain greedy among `rows` while the farthest is at least at `limit`; n float64 squared distances after it."""
@@ -149,22 +152,37 @@ class _Selection:
 
         Args:
             rows: n×D float32.
-            distance: n float64, to the first `seen` centres; negative ones stay.
+            distance: n float64, to the first `seen` centres, or bounds where that is none; negative ones stay.
             seen: n int32.
         """
+        return self._of_missed(lambda tile, first: self.centres.nearest(tile, first)[0], rows, distance, seen)
+
+    def lowered(self, rows: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Upper bounds of them: a product each and no differences; arguments as of `refreshed`."""
+        return self._of_missed(self.centres.within, rows, bounds, seen)
+
+    def _of_missed(
+        self,
+        least: Callable[[torch.Tensor, int], torch.Tensor],
+        rows: torch.Tensor,
+        distance: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> torch.Tensor:
+        """What is known, or less where `least` of the centres that were missed is; negative ones stay."""
         found = distance.clone()
         for tile in torch.split(seen.argsort(), TILE[0]):  # those that missed about as many centres share their products
             first = int(seen[tile[0]])
             if first < self.count:
-                found[tile] = torch.minimum(found[tile], self.centres.nearest(rows.index_select(0, tile), first)[0])
+                found[tile] = torch.minimum(found[tile], least(rows.index_select(0, tile), first))
         return found
 
     def radius(self) -> float:
         """The covering radius: the farthest bounds are refreshed until the farthest is exact."""
+        exact = torch.zeros_like(self.seen)
         while True:
             pool = self.bounds.topk(min(SUBPOOL, len(self.points))).indices
-            self.bounds[pool] = self.refreshed(self.rows(pool), self.bounds[pool], self.seen[pool])
-            self.seen[pool] = self.count
-            top = int(self.bounds.argmax())
-            if int(self.seen[top]) == self.count:
-                return float(self.bounds[top].clamp_min(0).sqrt())
+            self.bounds[pool] = self.refreshed(self.rows(pool), self.bounds[pool], exact[pool])
+            exact[pool] = self.count
+            farthest = self.bounds.max()
+            if bool((self.bounds[exact > 0] == farthest).any()):
+                return float(farthest.clamp_min(0).sqrt())

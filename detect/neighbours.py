@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from aoi.detect.precision import exact_products, has_coarse_products, highest_of_nearest, sum_error, thirds
+from aoi.detect.precision import exact_products, has_coarse_products, highest_distance, highest_of_nearest, sum_error, thirds
 
 TILE, BLOCK = (512, 4096), (128, 256)
 """Rows and points of one product at most, and what both are rounded up to: few shapes, since libraries keep memory for every shape."""
@@ -123,6 +123,16 @@ class Points:
                 self._settle(rows, kept, self._cut(best, errors, sums), found)
                 kept = []
         return found.distance, found.number.where(found.number < self.count, 0)
+
+    def within(self, rows: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Squared distances that the nearest to every row does not exceed, n float64: cheaper than `nearest`, with the same arguments."""
+        if not self.coarse:
+            return self.nearest(rows, first)[0]
+        errors, sums = self._ask(rows)
+        end, wide = -(-self.count // BLOCK[1]) * BLOCK[1], self._wide(len(rows))
+        products = (self._halves(len(rows), low, min(low + wide, end)) for low in range(first - first % BLOCK[1], self.count, wide))
+        best = torch.stack([self._numbers(self._ordered(product).amin(1)) for product in products]).amin(0)
+        return highest_distance(best, errors, sums).double().square().nan_to_num_(nan=torch.inf)
 
     def _settle(self, rows: torch.Tensor, kept: list[_Groups], cut: torch.Tensor, found: _Found) -> None:
         """Compare what the groups that were put aside hold up to `cut` by differences."""

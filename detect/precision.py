@@ -69,3 +69,11 @@ def highest_of_nearest(best: torch.Tensor, errors: torch.Tensor, sums: torch.Ten
     """
     reach = (2 * (best * (1 + UNIT) + sums)).sqrt() + 2 * errors
     return (reach.square() / 2 + sums) * (1 + UNIT)
+
+
+def highest_distance(best: torch.Tensor, errors: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+    """How far the point can be, n float32, whose half squared distance came out of a product in bfloat16 as `best`.
+
+    Arguments as of `highest_of_nearest`, which says why; the last factor is for the root's own rounding.
+    """
+    return ((2 * (best * (1 + UNIT) + sums)).sqrt() + errors) * (1 + 1e-6)

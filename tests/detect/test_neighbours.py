@@ -71,6 +71,22 @@ def test_hard_cases_have_the_very_distance_and_the_least_number(
     assert torch.equal(number, exact.argmin(1))
 
 
+@pytest.mark.parametrize("first", [0, 300])
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["random", "clustered", "crowded"])
+def test_a_bound_is_never_below_the_nearest_and_not_far_above(rng: np.random.Generator, kind: str, coarse: bool, first: int) -> None:
+    scale = {"random": 1.0, "clustered": 0.05, "crowded": 1e-4}[kind]
+    middle = rng.normal(size=(5, 40)) * 3
+    bank, queries = ((middle[rng.integers(5, size=n)] + scale * rng.normal(size=(n, 40))).astype(np.float32) for n in (700, 200))
+    points = Points(len(bank), 40, torch.device("cpu"), coarse=coarse)
+    points.add(torch.from_numpy(bank))
+    nearest = np.square(queries[:, None].astype(np.float64) - bank[None, first - first % 256 :]).sum(2).min(1)
+    bounds = points.within(torch.from_numpy(queries), first).numpy()
+    assert (bounds >= nearest * (1 - (0 if coarse else 1e-6))).all()
+    slack = 4 * 2.0**-8 * np.linalg.norm(np.concatenate([bank, queries]), axis=1).max() if coarse else 1e-6
+    assert (np.sqrt(bounds) <= np.sqrt(nearest) * (1 + 2.0**-6) + slack).all()
+
+
 def test_as_many_rows_at_once_as_one_likes(rng: np.random.Generator) -> None:
     """More than a product takes, and shapes that are no multiple of anything."""
     bank, queries = (
