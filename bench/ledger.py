@@ -13,7 +13,7 @@ from aoi.bench.arms import Arm
 from aoi.data.files import finite, read_json, write_json
 from aoi.errors import DataError
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised whenever older records would mean something else."""
 
 

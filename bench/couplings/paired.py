@@ -6,6 +6,7 @@ judged on the same draws, so that what makes an image hard for both falls out of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from aoi.metrics.summary import AUPRO_LIMIT
 
 TIE = 0.002
 """A gain in AUPRO@0.3 this small is no reason to change a detector, however sure it is."""
+KIND = 2.0
+"""Standard errors by which a change of what a detector sees must gain: more than for a change of size, for it may lose other defects."""
 DRAWS = 200
 """Resamples; the standard error of a standard error from so many is a twentieth of it."""
 
@@ -76,6 +79,12 @@ class Judgement:
         if self.draws is None or other.draws is None:
             return Gain(self.value - other.value, np.inf)
         return Gain(self.value - other.value, float(np.std(self.draws - other.draws, ddof=1)))
+
+
+def mean_of(judged: Sequence[Judgement]) -> Judgement:
+    """The mean of one alternative on several panels, whose resamples are drawn independently of each other, or alike for equal images."""
+    draws = [each.draws for each in judged if each.draws is not None]
+    return Judgement(float(np.mean([each.value for each in judged])), np.mean(draws, axis=0) if len(draws) == len(judged) else None)
 
 
 class Panel:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from aoi.bench.anomalib.plan import TRAIN
-from aoi.bench.couplings.fusion import Choice, Judge, choose_fusion
+from aoi.bench.couplings.fusion import Judge, choose_fusion, fixed
 from aoi.bench.couplings.group import UNTAUGHT, CouplingRule, baseline, from_fold_0
 from aoi.bench.couplings.group import Group as Group
 from aoi.bench.couplings.group import Outcome as Outcome
@@ -71,11 +71,11 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)
     quantiles = QUANTILES if settings.quantile == "auto" else (settings.quantile,)
     if not settings.chooses:
-        chosen = Choice(fit_fusion(good.maps, good_logits, weight=weights[0], quantile=quantiles[0]), quantiles[0], {})
+        chosen = fixed(fit_fusion(good.maps, good_logits, weight=weights[0], quantile=quantiles[0]), quantiles[0])
     else:
         judges = _judges(group, generator, trained, good_logits)
         see = _seer(group, trained, good_logits)
-        chosen = choose_fusion(good.maps, good_logits, judges, weights=weights, quantiles=quantiles, see=see)
+        chosen = choose_fusion(good.maps, good_logits, judges, seed=group.seed, weights=weights, quantiles=quantiles, see=see)
     fusion = chosen.fusion
     maps = fusion.maps(group.test.maps, logits)
     kept_scores = Scores(good.maps[kept], good.image_scores[kept])
@@ -122,6 +122,7 @@ def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray
                 np.concatenate([group.held_out.synth[name].maps[kept], clean]),
                 np.concatenate([trained.logits(images.features.take(kept)), good_logits]) if len(kept) else good_logits,
                 np.concatenate([images.masks[kept], np.zeros(clean.shape, bool)]),
+                np.concatenate([images.sources[kept], np.flatnonzero(group.held_out.fold == 0)]),
             )
         )
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.couplings.grounds import against, blurred
-from aoi.bench.couplings.paired import Judgement, Panel, Sight, step_of
+from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, step_of
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
@@ -20,8 +20,6 @@ SMOOTH = 2.0
 """Sigma in pixels from which every other row and column tell what a map is like."""
 SIZES = {"coreset_ratio", "dims"}
 """Options of detectors that say how much is kept: the more, the nearer to a detector that keeps everything."""
-KIND = 2.0
-"""Standard errors by which a change of what a detector sees must gain: more than for a change of size, for it may lose other defects."""
 
 Maker = Callable[[Candidate], tuple[Detector, Callable[[FeatureSet], FeatureSet]]]
 """A fresh detector with a candidate's settings and no smoothing, and what it reads of images: feature maps, at a size."""

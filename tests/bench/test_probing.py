@@ -182,18 +182,18 @@ def test_of_fusions_the_boldest_that_is_not_vetoed_is_taken(rng):
     maps = rng.normal(size=masks.shape).astype(np.float32) + masks
     logits = rng.normal(size=(12, 8, 8)).astype(np.float32) + 6 * masks[:, ::4, ::4]
     good = rng.normal(size=(6, 32, 32)).astype(np.float32), rng.normal(size=(6, 8, 8)).astype(np.float32)
-    judges = [Judge("other", maps, logits, masks)]
+    judges = [Judge("other", maps, logits, masks, np.arange(len(masks)))]
 
     def see(fusion):
         return Sight(Gain(-0.1 if fusion.weight > 0.5 else 0.001, 0.002), 0.005)
 
-    free, held = choose_fusion(*good, judges), choose_fusion(*good, judges, see=see)
+    free, held = choose_fusion(*good, judges, seed=0), choose_fusion(*good, judges, seed=0, see=see)
     assert free.fusion.weight > 0.5 >= held.fusion.weight > 0
     details = held.as_dict()
     assert details["probe"]["vetoed"] is False
     assert details["vetoed"][0]["weight"] == free.fusion.weight
     assert json.loads(json.dumps(details)) == details
-    silent = choose_fusion(*good, judges, see=lambda _: Sight(Gain(-0.1, 0.01), 0.005))
+    silent = choose_fusion(*good, judges, seed=0, see=lambda _: Sight(Gain(-0.1, 0.01), 0.005))
     assert silent.fusion.weight == 0
     assert silent.sight is None
 
