@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,13 +24,15 @@ from aoi.bench.plan import Plan
 from aoi.bench.portion import run_seed
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
 from aoi.bench.state import Run
-from aoi.data.files import writable_folder, write_json
+from aoi.data.files import read_json, writable_folder, write_json
 from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import load_backbone
 from aoi.detect.weights import backbone_identity
 from aoi.engine.work import Engine
+from aoi.errors import DataError
+from aoi.synth.outfolder import locked
 
 HEAD_STRIDES = (8, 16)
 """Strides of the feature maps a head reads."""
@@ -58,7 +61,8 @@ def run_bench(
 
     Raises:
         DataError: a data set that cannot be used, or a leak between training and test images.
-        ConfigError, ModelError: see their messages.
+        ConfigError: another process writes to `out`; others see their messages.
+        ModelError: see their messages.
     """
     began = time.perf_counter()
     datasets = dataset_names(plan.datasets)
@@ -67,20 +71,35 @@ def run_bench(
     check_normal_folders(plan, datasets)
     store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
     run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
-    write_json(run.out / "plan.json", plan.model_dump(mode="json"))
-    write_json(run.out / "meta.json", provenance("bench run", seed=plan.seeds[0]) | {"backbone": backbone_identity(run.backbone)})
+    with locked(run.out):
+        tell_story(run)
+        _compute(run, datasets, engine)
+        run.cache.close()
+        result = _result(run, datasets, time.perf_counter() - began)
+        tell_story(run, finished=True)
+        write_results(result)
+    return result
+
+
+def _compute(run: Run, datasets: Mapping[str, Dataset], engine: Engine | None) -> None:
     missing = {name: run.missing(name, dataset) for name, dataset in datasets.items()}
     if engine:
         from aoi.bench.scale import scale_out
 
         scale_out(run, missing, engine)
-    else:
-        for name, dataset in datasets.items():
-            run_dataset(run, name, dataset, missing[name])
-    run.cache.close()
-    result = _result(run, datasets, time.perf_counter() - began)
-    write_results(result)
-    return result
+        return
+    for name, dataset in datasets.items():
+        run_dataset(run, name, dataset, missing[name])
+
+
+def tell_story(run: Run, *, finished: bool = False) -> None:
+    """Write `plan.json` and `meta.json`; before the run is finished only where no results of another plan lie that theirs belong to."""
+    plan = run.plan.model_dump(mode="json")
+    with contextlib.suppress(DataError, KeyError, TypeError):
+        if not finished and read_json(run.out / "results.json")["plan"] != plan:
+            return
+    write_json(run.out / "plan.json", plan)
+    write_json(run.out / "meta.json", provenance("bench run", seed=run.plan.seeds[0]) | {"backbone": backbone_identity(run.backbone)})
 
 
 def prepare(plan: Plan, out: Path, datasets: Mapping[str, Dataset], cache: Cache, progress: Progress, device: str) -> Run:

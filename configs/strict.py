@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,12 +36,20 @@ def validated(model: type[Model], values: Mapping[str, Any], *, where: str) -> M
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        where_at = f"{key} in {where}" if key else where
         if first["type"] == "extra_forbidden":
             known = sorted(_fields_at(model, first["loc"][:-1]))
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {key} in {where}", hint=hint) from error
-        raise ConfigError(f"{key or 'value'} in {where}: {first['msg'].removeprefix('Value error, ')}", hint="correct the value") from error
+        raise ConfigError(f"{where_at}: {first['msg'].removeprefix('Value error, ')}", hint=_remedy(dict(first))) from error
+
+
+def _remedy(fault: Mapping[str, Any]) -> str:
+    """What to do about a wrong value: the nearest of those that are allowed, where they can be counted."""
+    allowed = re.findall(r"'([^']*)'", str((fault.get("ctx") or {}).get("expected", "")))
+    near = difflib.get_close_matches(str(fault.get("input")), allowed, n=1)
+    return f"did you mean {near[0]}?" if near else "correct the value"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
@@ -58,12 +67,22 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
+        ConfigError: the file is missing, not YAML, not a mapping, or says something twice, of which YAML would keep the last.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            value = yaml.load(file, Loader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

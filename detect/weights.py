@@ -130,9 +130,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own exceptions for torn and foreign files
-        raise ModelError(
-            f"cannot read weights {path}: {str(error).splitlines()[0]}", hint="the file is torn or not a state dict: fetch it again"
-        ) from error
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in said:  # torch's advice is to trust whoever made the file
+            said = "it is no state dict, or holds more than tensors"
+        raise ModelError(f"cannot read weights {path}: {said}", hint="the file is torn or not a state dict: fetch it again") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} is not a state dict of tensors", hint="save the model's state_dict() as safetensors")

@@ -11,6 +11,7 @@ from aoi.bench.arms import USUAL, Condition
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.judging.evidence import Archive
 from aoi.data.files import read_json
+from aoi.data.layouts import existing_folder
 from aoi.errors import DataError
 
 Row = dict[str, Any]
@@ -103,8 +104,11 @@ def read_finished(folder: Path) -> Finished:
     """Read an ablation.
 
     Raises:
-        DataError: it is not finished, or not an ablation.
+        DataError: it is not finished, was begun anew and not finished again, or is not an ablation.
     """
+    if folder.is_file():
+        raise DataError(f"{folder} is a file, not the folder of an ablation", hint="name the folder that was --out of aoi bench run")
+    folder = existing_folder(folder)
     hint = f"finish it first: aoi bench run … --out {folder}"
     results = read_json(folder / "results.json", hint=hint)
     if not isinstance(results, dict) or not results.get("arms"):
@@ -118,7 +122,23 @@ def read_finished(folder: Path) -> Finished:
         meta = read_json(folder / "meta.json")
     except DataError:
         meta = {}
-    return Finished(folder, results, meta, _records(folder))
+    records = _records(folder)
+    for row in results["arms"]:
+        _check_records(folder, row, records)
+    return Finished(folder, results, meta, records)
+
+
+def _check_records(folder: Path, row: Row, records: Mapping[tuple[Any, ...], Row]) -> None:
+    """What is drawn beside a figure comes from the same arm as the figure."""
+    cells = {"baseline": (row["dataset"], row["detector"], "none", "none", 0), "value": cell_key(row)}
+    for one in row.get("per_seed") or ():
+        for what, cell in cells.items():
+            record = records.get((*cell, one["seed"]))
+            if record is not None and record["metrics"].get(row["metric"]) != one[what]:
+                raise DataError(
+                    f"{folder} was begun anew and is not finished: its arms are no longer those of results.json",
+                    hint=f"give the last `aoi bench run … --out {folder}` again, then the report",
+                )
 
 
 def _say_condition(row: Row) -> None:

@@ -14,7 +14,7 @@ from aoi.bench.report.choices import choices
 from aoi.bench.report.data import Finished, plain, read_finished
 from aoi.bench.report.html import html_report
 from aoi.bench.report.tables import JSON_FIELDS, command_of, csv_report, markdown_report, tex_report
-from aoi.data.files import finite, write_text
+from aoi.data.files import finite, writable_folder, write_text
 from aoi.errors import ConfigError
 
 
@@ -82,9 +82,9 @@ def write_report(folder: Path, formats: Sequence[str] = tuple(FORMATS), *, out: 
             f"unknown report format {unknown[0]!r}" if unknown else "no report format", hint=f"choose from {', '.join(FORMATS)}"
         )
     finished = read_finished(Path(folder))
-    written = []
+    place, written = writable_folder(out or Path(folder)), []
     for name in dict.fromkeys(formats):
-        path = (out or Path(folder)) / f"report.{name}"
+        path = place / f"report.{name}"
         write_text(path, FORMATS[name](finished))
         written.append(path)
     return ReportFiles(tuple(written), tuple(sentences(finished)))

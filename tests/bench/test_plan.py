@@ -125,3 +125,28 @@ def test_what_only_the_code_behind_it_can_refuse_is_refused_before_any_work(chan
 
     with pytest.raises(ConfigError, match=words):
         run_bench(small_plan(parts, detectors=("padim",), **changes), tmp_path, progress=nothing)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "remedy"),
+    [
+        ("count: 10\ncount: 20\n", "count is there twice in .*plan.yaml.*line 2", "correct the line"),
+        ("head:\n  weight: 1\n  weight: 2\n", "weight is there twice", "correct the line"),
+        ("couplings: [calibrat]\n", "couplings.0 in .*plan.yaml", "did you mean calibrate?"),
+        ("detectors: ['anomalib:Nope']\n", "plan.yaml: anomalib has no image model 'Nope'", "correct the value"),
+        ("detectors: [padim\n", "plan.yaml is not valid YAML.*plan.yaml.*line", "correct the line"),
+    ],
+)
+def test_slips_of_the_pen_are_named_where_they_are(tmp_path, text, said, remedy):
+    """YAML itself keeps the last of two values and says nothing."""
+    file = tmp_path / "plan.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_plan(file, datasets="x")
+    assert caught.value.hint.startswith(remedy)
+
+
+def test_an_anchor_may_be_merged_and_overruled(tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text("datasets: [x]\noptions:\n  padim: &own {dims: 5}\n  patchcore: {<<: {coreset_ratio: 0.1}, coreset_ratio: 0.2}\n")
+    assert load_plan(file).options == {"padim": {"dims": 5}, "patchcore": {"coreset_ratio": 0.2}}

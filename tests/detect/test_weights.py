@@ -147,3 +147,10 @@ def test_real_weights_give_torchvision_features(shared_weights: Path, rng) -> No
         stem = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x.float()))))
         expected = reference.layer2(reference.layer1(stem))
     np.testing.assert_allclose(backbone(image)["layer2"].numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_a_file_that_is_no_weights_is_not_recommended_to_be_trusted(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("count: 10\n")
+    with pytest.raises(ModelError, match="is no state dict, or holds more than tensors") as caught:
+        load_backbone(None, tmp_path / "plan.yaml")
+    assert "weights_only" not in caught.value.message
