@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from aoi.data.content import file_hash, pixel_hash
-from aoi.data.images import read_image, resize_image
 from aoi.errors import DataError
 from aoi.synth.dense import feature_change
-from aoi.synth.foreground import find_foreground
+from aoi.synth.kept import Kept, understood
 from aoi.synth.manifest import ManifestRow, Rejection
 from aoi.synth.options import GenerateOptions
 from aoi.synth.outlining import Outliner
-from aoi.synth.paint import is_grey
 from aoi.synth.region import Region
 from aoi.synth.registry import create_generator
 from aoi.synth.requests import Orders, Request, requests_of
@@ -30,6 +27,8 @@ from aoi.synth.visibility import mean_change
 _MAX_SOURCES = 64
 """How many good images are looked at for one defect before it is given up, when they cannot be read or the place misses the part."""
 _KEPT_SOURCES = 6
+_KEPT = Kept()
+"""Of this process, for all its batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +217,15 @@ class Batch:
         if source.name in self.unreadable:
             return None
         if which not in self._prepared:
+            size, mode = self.options.size, self.options.foreground
             try:
-                full, sha256 = read_image(source.path), file_hash(source.path)
+                found = _KEPT.of(source.path, size, mode, lambda: understood(source.path, size, mode))
             except DataError as error:
                 self.unreadable[source.name] = error.message
                 return None
-            size = self.options.size
-            image = full if size is None else resize_image(full, (size, size))
-            foreground = find_foreground(image, self.options.foreground)
             if len(self._prepared) >= _KEPT_SOURCES:
                 self._prepared.popitem(last=False)
-            self._prepared[which] = Prepared(image, foreground, sha256, pixel_hash(full), is_grey(image))
+            self._prepared[which] = Prepared(found.image, found.foreground, found.sha256, found.pixels, found.grey)
         return self._prepared[which]
 
 

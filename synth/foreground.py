@@ -16,7 +16,7 @@ from aoi.synth.saliency import REMBG_MODELS, find_weights, model_identity, salie
 ForegroundMode = str
 """One of `FOREGROUND_MODES`, or the path of an ONNX file."""
 FOREGROUND_MODES: tuple[ForegroundMode, ...] = ("auto", "full", "otsu", *REMBG_MODELS)
-_AUTO_MODEL = "u2netp"
+AUTO_MODEL = "u2netp"
 """What `auto` refines a credible estimate with, where its weights are at hand; see docs/decisions/0007-foreground.md."""
 _AGREEMENT = 0.4
 """Least overlap (IoU) of the network's part with the credible estimate for `auto` to take it."""
@@ -86,10 +86,10 @@ def find_foreground(image: np.ndarray, mode: ForegroundMode = "auto") -> np.ndar
         found = _by_network(image, "u2net" if mode == "rembg" else mode)
         return found if found.any() else np.ones((height, width), bool)
     part = estimate(image, credible_only=mode == "auto")
-    if mode == "otsu" or part.all() or find_weights(_AUTO_MODEL) is None:
+    if mode == "otsu" or part.all() or find_weights(AUTO_MODEL) is None:
         return part
     try:
-        found = _by_network(image, _AUTO_MODEL)
+        found = _by_network(image, AUTO_MODEL)
     except (BackendUnavailable, ModelError):
         return part
     return found if (found & part).sum() >= _AGREEMENT * (found | part).sum() else part
