@@ -16,7 +16,8 @@ import torch
 
 from aoi.detect.export_graph import DetectorGraph
 from aoi.detect.runtime.export_folder import NETWORK_FILES
-from aoi.detect.runtime.openvino_engine import EMBEDDING, open_core
+from aoi.detect.runtime.features import EMBEDDING
+from aoi.detect.runtime.openvino_engine import open_core
 from aoi.errors import BackendUnavailable, ConfigError, ModelError
 
 PRECISIONS = ("fp32", "fp16", "int8")

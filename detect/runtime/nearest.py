@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from aoi.detect.runtime.rounding import UNIT, code_of, rounded_to_bfloat16, thirds
+from aoi.detect.runtime.directions import MORE, strongest_directions, width
+from aoi.detect.runtime.rounding import UNIT, code_of, rounded_to_bfloat16, thirds, widened
 
 ROWS = 1024
 """Of one product, at most."""
@@ -26,10 +27,6 @@ GROUPS = 256
 TILE = 4096
 MANY = 64
 """Candidates of a row from which it is worth finding fewer in float32."""
-ENERGY = 0.95
-"""Of the bank's variance, what the directions must hold along which it is searched first."""
-_MORE = 6
-"""Components of a product beside a point's own."""
 _NEVER = 1e30
 _PAIRS = 256
 """Differences computed at once; they fit into the cache."""
@@ -69,7 +66,7 @@ class NearestBank:
         around = self._bank - self._offset
         self._half = np.einsum("ij,ij->i", around, around) / 2
         self._longest = float(np.linalg.norm(self._bank, axis=1).max())
-        self._basis = strongest_directions(around)
+        self._basis = strongest_directions(around, coarse=coarse)
         seen = around if self._basis is None else (around @ self._basis.astype(np.float64)).astype(np.float32)
         self._shift = None if self._basis is None else (self._offset @ self._basis.astype(np.float64)).astype(np.float32)
         rounded = rounded_to_bfloat16(seen, np.empty_like(seen)) if coarse else seen
@@ -77,11 +74,11 @@ class NearestBank:
         self._largest = float(np.sqrt(2 * halves.astype(np.float64).max()))
         self._roughest = float(np.linalg.norm((seen - rounded).astype(np.float64), axis=1).max()) + _SUM * self._largest
         self._depth = seen.shape[1]
-        self._width = _width(self._depth)
+        self._width = width(self._depth)
         points = np.zeros((len(bank), self._width), np.float32)
         points[:, : self._depth] = -rounded
         points[:, self._depth : self._depth + 3] = 1
-        points[:, self._depth + 3 : self._depth + _MORE] = thirds(halves)
+        points[:, self._depth + 3 : self._depth + MORE] = thirds(halves)
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32"}
         self._coarse = coarse
         self._rows = rows
@@ -90,14 +87,26 @@ class NearestBank:
         self._search = core.compile_model(_search_network(points, self._part, self._depth, coarse=coarse), "CPU", options | hint)
         self._own = threading.local()
 
-    def nearest(self, embedding: np.ndarray) -> np.ndarray:
-        """Euclidean distance of each of P×D float32 rows to the bank, P float32; infinite for rows that are not finite."""
+    @property
+    def directions(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """D×K and K float32: a row times the first, less the second, is `seen` of `nearest`. None where rows are searched whole."""
+        return None if self._basis is None or self._shift is None else (self._basis, self._shift)
+
+    def nearest(self, embedding: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+        """Euclidean distance of each row to the bank, P float32; infinite for rows that are not finite.
+
+        Args:
+            embedding: P×D rows, float32, or uint16 bits of bfloat16.
+            seen: P×K float32, the rows along `directions`, where they are known.
+        """
         own = self._scratch()
         rows = own.rows[: self._rows]
-        if self._basis is None:
-            np.subtract(embedding, self._offset, out=rows)
+        if seen is not None:
+            rows[:] = seen
+        elif self._basis is None:
+            np.subtract(widened(embedding), self._offset, out=rows)
         else:
-            np.matmul(embedding, self._basis, out=rows)
+            np.matmul(widened(embedding), self._basis, out=rows)
             rows -= self._shift
         if self._coarse:
             rounded_to_bfloat16(own.rows, own.rounded)
@@ -150,20 +159,21 @@ class NearestBank:
         """The largest patch distance of an image and how crowded the bank is around its neighbour (PatchCore eq. 7).
 
         Args:
-            embedding: P×D float32, the image's rows.
+            embedding: P×D, the image's rows, as for `nearest`.
             distance: P float32, of `nearest`.
             neighbours: of the bank, around the nearest.
         """
         top = int(distance.argmax())
         if neighbours == 1 or len(self._bank) == 1:
             return float(distance[top])
-        query = embedding[top] - self._offset
+        row = widened(embedding[top])
+        query = row - self._offset
         # The offset in the bank adds the same to all products.
         centre = self._bank[(self._half - self._bank @ query).argmin()] - self._offset
         affinity = self._half - self._bank @ centre
         around = np.argpartition(affinity, min(neighbours, len(affinity)) - 1)[: min(neighbours, len(affinity))]
         around = around[np.argsort(affinity[around], kind="stable")]
-        support = np.linalg.norm(embedding[top] - self._bank[around], axis=1).astype(np.float64)
+        support = np.linalg.norm(row - self._bank[around], axis=1).astype(np.float64)
         shares = np.exp(support - support.max())
         return float((1 - shares[0] / shares.sum()) * distance[top])
 
@@ -175,7 +185,7 @@ class NearestBank:
             count = self._part * -(-self._rows // self._part)
             rows = np.zeros((count, self._depth), np.float32)
             codes = np.zeros((count, self._width), np.uint16 if self._coarse else np.float32)
-            codes[:, self._depth + 3 : self._depth + _MORE] = code_of(np.ones((count, 3), np.float32), self._coarse)
+            codes[:, self._depth + 3 : self._depth + MORE] = code_of(np.ones((count, 3), np.float32), self._coarse)
             kind = ov.Type.bf16 if self._coarse else ov.Type.f32
             parts = [codes[start : start + self._part] for start in range(0, count, self._part)]
             inputs = [ov.Tensor(part, ov.Shape(part.shape), kind) for part in parts]
@@ -210,10 +220,10 @@ class NearestBank:
         """All of the bank in float32 for rows that need it: again every candidate that rounding cannot rule out."""
         for start in range(0, len(unsure), 8):
             part = unsure[start : start + 8]
-            around = rows[part] - self._offset
+            around = widened(rows[part]) - self._offset
             affinity = around @ self._bank.T - self._half
             norm = np.linalg.norm(around, axis=1)
-            window = 2 * _width(len(self._offset)) * _SUM * (norm + 2 * self._longest) ** 2
+            window = 2 * width(len(self._offset)) * _SUM * (norm + 2 * self._longest) ** 2
             row, number = np.nonzero(affinity >= (affinity.max(1) - window)[:, None])
             np.minimum.at(found, part[row], self._squared(rows, part[row], number))
 
@@ -221,7 +231,7 @@ class NearestBank:
         """Squared distances of pairs from their differences, float32: exact where the expanded form would cancel.
 
         Args:
-            rows: n×D float32.
+            rows: n×D, as for `nearest`.
             row: which of them, p int64; None for all, in order.
             number: of the points, p int64.
         """
@@ -230,34 +240,9 @@ class NearestBank:
         for start in range(0, len(number), _PAIRS):
             part = slice(start, start + _PAIRS)
             difference = np.take(self._bank, number[part], axis=0, out=there[: len(number[part])], mode="clip")
-            difference -= rows[part] if row is None else np.take(rows, row[part], axis=0, out=here[: len(difference)], mode="clip")
+            difference -= widened(rows[part] if row is None else np.take(rows, row[part], axis=0, mode="clip"), here[: len(difference)])
             np.einsum("ij,ij->i", difference, difference, out=found[part])
         return found
-
-
-def strongest_directions(around: np.ndarray) -> np.ndarray | None:
-    """D×K float32 that never lengthens a vector: the fewest main axes with `ENERGY` of the variance; None where they do not pay.
-
-    They do where products along them are at most half as wide.
-
-    Args:
-        around: M×D float32 around their mean.
-    """
-    depth = around.shape[1]
-    some = around[:: -(-len(around) // 4096)].astype(np.float64)
-    variance, axes = np.linalg.eigh(some.T @ some)
-    held = np.cumsum(variance[::-1])
-    enough = 1 + int(np.searchsorted(held, ENERGY * held[-1]))
-    count = _width(enough) - _MORE
-    if 2 * _width(count) > _width(depth):
-        return None
-    chosen = axes[:, ::-1][:, :count].astype(np.float32)
-    return np.asarray(chosen / np.float32(np.linalg.norm(chosen.astype(np.float64), 2) * (1 + 2.0**-20)))
-
-
-def _width(depth: int) -> int:
-    """Components of a product, for as many of a point's own."""
-    return -(-(depth + _MORE) // 32) * 32
 
 
 def _members(tiles: list[np.ndarray], row: np.ndarray, group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from aoi.detect.runtime.export_folder import AGAIN, ExportFolder, Manifest
+from aoi.detect.runtime.features import up_to_directions, up_to_embedding
 from aoi.detect.runtime.nearest import NearestBank
+from aoi.detect.runtime.rounding import UNIT, widened
 from aoi.detect.smoothing import smoothing_matrix
 from aoi.errors import BackendUnavailable, ConfigError, ModelError
 
-EMBEDDING = "embedding"
-"""Name of the operation that the search starts from."""
 _WHOLE_BATCH = 8
 """Images at once where the network is all: PaDiM's matrices are then read once for eight images."""
 
@@ -43,20 +43,36 @@ class OpenVinoEngine:
         self.batch = 1 if self._search else _WHOLE_BATCH
         options = {"NUM_STREAMS": workers, "INFERENCE_NUM_THREADS": workers, "ENABLE_CPU_PINNING": False}
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if self.arithmetic == "bf16" else "f32"}
-        try:
-            network = core.read_model(str(folder.network("openvino")))
-            if self._search is not None:
-                network = _cut(network)
-            network.reshape([self.batch, *self._size, 3])
-            self._network = core.compile_model(network, "CPU", options | hint)
-        except (RuntimeError, ValueError, StopIteration) as error:
-            said = str(error).strip().splitlines()
-            raise ModelError(f"OpenVINO cannot use {folder.network('openvino')}: {said[-1] if said else error!r}", hint=AGAIN) from error
+        self._own = threading.local()
         if self._search is not None:
             bank = np.load(folder.bank, allow_pickle=False).astype(np.float32)
             rows = self._search.grid[0] * self._search.grid[1]
             self._bank = NearestBank(core, bank, rows, options, coarse=has_bf16(core))
-        self._own = threading.local()
+        try:
+            network = core.read_model(str(folder.network("openvino")))
+            network.reshape([self.batch, *self._size, 3])
+            self._network = self._compiled(core, network, options | hint)
+        except (RuntimeError, ValueError, StopIteration) as error:
+            said = str(error).strip().splitlines()
+            raise ModelError(f"OpenVINO cannot use {folder.network('openvino')}: {said[-1] if said else error!r}", hint=AGAIN) from error
+
+    def _compiled(self, core: Any, network: Any, options: dict[str, Any]) -> Any:
+        """The network as far as this engine runs it."""
+        if self._search is None:
+            return core.compile_model(network, "CPU", options)
+        directions = self._bank.directions if self.arithmetic == "bf16" else None
+        if directions is not None:
+            compiled = core.compile_model(up_to_directions(network, *directions), "CPU", options)
+            if self._sums_are_float32(compiled, *directions):
+                return compiled
+        return core.compile_model(up_to_embedding(network), "CPU", options)
+
+    def _sums_are_float32(self, compiled: Any, basis: np.ndarray, shift: np.ndarray) -> bool:
+        """Whether what the network says along the directions is what the search relies on; nobody promises that it is not rounded."""
+        pixels = np.arange(np.prod(self._size) * 3, dtype=np.int64) * 89 % 251
+        found = compiled([pixels.astype(np.uint8).reshape(1, *self._size, 3)])
+        rows = widened(found[0].view(np.uint16)) @ basis
+        return bool(np.abs(found[1] - (rows - shift)).max() <= UNIT / 32 * np.abs(rows).max())
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps n×H×W float32 and raw image scores n float64 of n×H×W×3 uint8 RGB, n at most `batch`."""
@@ -66,15 +82,16 @@ class OpenVinoEngine:
         full = images if count == self.batch else np.concatenate([images, np.repeat(images[-1:], self.batch - count, axis=0)])
         request.infer([np.ascontiguousarray(full)], share_inputs=True)
         if self._search is not None:
-            anomaly_map, score = self._after_embedding(request.get_output_tensor(0).data[0])
+            anomaly_map, score = self._after_features([tensor.data for tensor in request.output_tensors])
             return anomaly_map[None], np.array([score])
         maps, found = (request.get_output_tensor(i).data[:count] for i in range(2))
         return maps.copy(), found.astype(np.float64)
 
-    def _after_embedding(self, embedding: np.ndarray) -> tuple[np.ndarray, float]:
-        """P×D float32 to the map and the score of one image."""
+    def _after_features(self, found: list[np.ndarray]) -> tuple[np.ndarray, float]:
+        """The map and the score of one image, from its embedding alone, float32, or in bfloat16 and along directions."""
         assert self._search is not None
-        search, distance = self._search, self._bank.nearest(embedding)
+        embedding, seen = (found[0].view(np.uint16), found[1]) if len(found) == 2 else (found[0][0], None)
+        search, distance = self._search, self._bank.nearest(embedding, seen)
         rows, columns = (
             smoothing_matrix(coarse, fine, search.blur_sigma, search.upsampling)
             for coarse, fine in zip(search.grid, self._size, strict=True)
@@ -117,15 +134,3 @@ def resolve_arithmetic(core: Any, arithmetic: str) -> str:
     if arithmetic == "bf16" and not has_bf16(core):
         raise ConfigError("this processor has no bfloat16 products", hint="use --arithmetic fp32, or auto")
     return arithmetic
-
-
-def _cut(network: Any) -> Any:
-    """The network up to the embedding.
-
-    Raises:
-        StopIteration: it has none.
-    """
-    import openvino as ov
-
-    embedding = next(operation for operation in network.get_ops() if operation.get_friendly_name() == EMBEDDING)
-    return ov.Model([embedding.output(0)], network.get_parameters(), "features")

@@ -29,3 +29,12 @@ def thirds(values: np.ndarray) -> np.ndarray:
         parts.append((np.ascontiguousarray(rest).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
         rest = rest - parts[-1]
     return np.stack(parts, axis=1)
+
+
+def widened(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """uint16 bits of bfloat16 as float32, in `out` if given; what is float32 already is given back itself."""
+    if values.dtype == np.float32:
+        return values
+    bits = np.empty(values.shape, np.uint32) if out is None else out.view(np.uint32)
+    np.left_shift(values, 16, out=bits, dtype=np.uint32)
+    return bits.view(np.float32)

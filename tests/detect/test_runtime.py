@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,25 @@ def test_bf16_is_near_and_refused_where_there_is_none(
     with pytest.raises(ConfigError, match="bfloat16"):
         RuntimePredictor(openvino_export, "openvino", arithmetic="bf16")
     assert RuntimePredictor(openvino_export, "openvino", arithmetic="auto").arithmetic == "fp32"
+
+
+def test_in_bfloat16_the_network_looks_along_the_directions(parts: Path, openvino_export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores as of the embedding alone, and no use of a product that was rounded on its way out."""
+    if not openvino_engine.has_bf16(openvino_engine.open_core()):
+        pytest.skip("this processor has no bfloat16 products")
+    from aoi.data.images import read_image
+
+    images = [read_image(path) for path in sorted(parts.rglob("test/**/*.png"))]
+    near = RuntimePredictor(openvino_export, "openvino", arithmetic="bf16", workers=1)
+    engine: Any = near._engine
+    assert len(engine._network.outputs) == 2
+    assert engine._sums_are_float32(engine._network, *engine._bank.directions)
+    off = lambda given: [engine._network(given)[0], engine._network(given)[1] * 1.01]  # noqa: E731
+    assert not engine._sums_are_float32(off, *engine._bank.directions)
+    monkeypatch.setattr(openvino_engine.OpenVinoEngine, "_sums_are_float32", lambda *_: False)
+    plain = RuntimePredictor(openvino_export, "openvino", arithmetic="bf16", workers=1)
+    for found, wanted in zip(near.scores(images), plain.scores(images), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0.01)
 
 
 def test_an_interrupted_inspection_of_another_arithmetic_starts_anew(openvino_export: Path) -> None:

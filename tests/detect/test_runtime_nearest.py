@@ -8,9 +8,10 @@ import pytest
 pytest.importorskip("openvino")
 
 from aoi.detect.runtime import nearest as module
-from aoi.detect.runtime.nearest import NearestBank, strongest_directions
+from aoi.detect.runtime.directions import strongest_directions
+from aoi.detect.runtime.nearest import NearestBank
 from aoi.detect.runtime.openvino_engine import has_bf16, open_core
-from aoi.detect.runtime.rounding import UNIT, rounded_to_bfloat16, thirds
+from aoi.detect.runtime.rounding import UNIT, rounded_to_bfloat16, thirds, widened
 
 OPTIONS = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
 
@@ -83,13 +84,42 @@ def test_a_first_look_along_few_directions_loses_no_neighbour(
         np.testing.assert_allclose(searcher.nearest(queries), plain(queries, bank), rtol=1e-6, atol=1e-6 * np.abs(bank).max())
 
 
-def test_directions_never_lengthen_and_are_used_only_where_they_pay(rng: np.random.Generator) -> None:
-    basis = strongest_directions(flat(rng, "plain")[1])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_directions_never_lengthen_and_are_used_only_where_they_pay(rng: np.random.Generator, coarse: bool) -> None:
+    basis = strongest_directions(flat(rng, "plain")[1], coarse=coarse)
     assert basis is not None
     assert basis.shape == (200, 26)
-    assert np.linalg.norm(basis.astype(np.float64), 2) <= 1
-    assert strongest_directions(rng.normal(size=(900, 200)).astype(np.float32)) is None
-    assert strongest_directions(np.zeros((5, 200), np.float32)) is not None
+    assert 0.99 < np.linalg.norm(basis.astype(np.float64), 2) <= 1
+    assert not coarse or not (basis.view(np.uint32) & 0xFFFF).any()
+    assert strongest_directions(rng.normal(size=(900, 200)).astype(np.float32), coarse=coarse) is None
+    assert strongest_directions(np.zeros((5, 200), np.float32), coarse=coarse) is not None
+
+
+def test_directions_that_hold_too_little_are_left_and_no_more_than_pay_are_taken(rng: np.random.Generator) -> None:
+    """Of 200 components, products of 96 are less than half as wide as 224: ninety axes at most."""
+    for share, kept in ((0.9, False), (0.96, True), (0.999, True)):
+        scale = np.full(200, np.sqrt((1 - share) / 120))
+        scale[:80] = np.sqrt(share / 80)
+        basis = strongest_directions((rng.normal(size=(4000, 200)) * scale).astype(np.float32), coarse=False)
+        assert (basis is not None) == kept
+        assert basis is None or basis.shape[1] == 90
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_rows_in_bfloat16_seen_along_directions_already(rng: np.random.Generator, kind: str) -> None:
+    core = open_core()
+    if not has_bf16(core):
+        pytest.skip("this processor has no bfloat16 products")
+    queries, bank = flat(rng, kind)
+    queries = rounded_to_bfloat16(queries, np.empty_like(queries))
+    codes = (queries.view(np.uint32) >> 16).astype(np.uint16)
+    np.testing.assert_array_equal(widened(codes), queries)
+    searcher = NearestBank(core, bank, len(queries), OPTIONS, coarse=True)
+    assert searcher.directions is not None
+    basis, shift = searcher.directions
+    wanted, far = plain(queries, bank), 1e-6 * np.abs(bank).max()
+    np.testing.assert_allclose(searcher.nearest(codes, queries @ basis - shift), wanted, rtol=1e-6, atol=far)
+    np.testing.assert_allclose(searcher.nearest(codes), wanted, rtol=1e-6, atol=far)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
