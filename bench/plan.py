@@ -178,7 +178,11 @@ class Plan(Axes):
 
     def watched(self, coupling: str) -> bool:
         """True where the probe may veto what a coupling chooses."""
-        return bool(self.probe.generators) and coupling in CHANGING and (coupling != "head" or self.head.chooses)
+        return bool(self.probe.generators) and self.chooses(coupling)
+
+    def chooses(self, coupling: str) -> bool:
+        """True where a coupling takes or leaves something by what invented defects say."""
+        return coupling in CHANGING and (coupling != "head" or self.head.chooses)
 
     @property
     def drawn_size(self) -> int | None:

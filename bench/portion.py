@@ -137,13 +137,13 @@ def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
         metrics = arm_metrics(outcome, group)
     with run.timed("evidence"):
         evidence = run.archive.keep(outcome, group.real, pictures=arm.seed == run.plan.seeds[0])
-    watched = not arm.is_baseline and run.plan.watched(arm.coupling)
+    chose = not arm.is_baseline and run.plan.chooses(arm.coupling)
     record = {
         "arm": cell_of(arm, run.plan.most).named() | {"seed": arm.seed},
         "metrics": metrics,
         "image_threshold": outcome.image_threshold,
         "pixel_threshold": outcome.pixel_threshold,
-        "details": ({"watched_by": group.watched_by} if watched else {}) | outcome.details,
+        "details": ({"watched_by": group.watched_by} if chose else {}) | outcome.details,
         "evidence": evidence,
         "counts": group.real.counts,
         "seconds": round(time.perf_counter() - began, 3),

@@ -10,6 +10,7 @@ import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key
+from aoi.bench.report.watching import unwatched
 
 Word = Literal["yes", "yes, slightly", "not shown", "no"]
 MAIN = "pixel_aupro"
@@ -198,7 +199,7 @@ def overall(finished: Finished) -> str | None:
 
 
 def warnings(finished: Finished) -> list[str]:
-    """What must not be overlooked: protocols that leak, pictures that look like test images, one seed only."""
+    """What must not be overlooked: protocols that leak, pictures that look like test images, unwatched choices, one seed only."""
     said = []
     leaking = sorted({row["generator"] for row in finished.rows if row["coupling"] == LEAKING})
     if leaking:
@@ -208,6 +209,7 @@ def warnings(finished: Finished) -> list[str]:
         )
     for name, notes in (finished.results.get("notes") or {}).items():
         said += [f"{name}, {about}: {line}" for about, note in notes.items() for line in note.get("said", ())]
+    said += unwatched(finished)
     if len(finished.results["plan"]["seeds"]) == 1:
         said.append("One seed: the intervals speak of these test images and this one training, not of another seed.")
     return said

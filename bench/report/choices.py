@@ -10,6 +10,7 @@ import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.report.data import Finished, Row, cell_key, plain
+from aoi.bench.report.watching import WATCHED_BY, watch_text
 
 Details = Mapping[str, Any]
 
@@ -22,13 +23,16 @@ class Chosen:
     seed: int
     details: Details
     """As its record has them, its thresholds among them."""
+    watch: str = ""
+    """Who watched it, in words; see `aoi.bench.report.watching`."""
 
     @property
     def text(self) -> str:
         """In words; empty where nothing was chosen."""
         tell = WORDS.get(self.row["coupling"], anything)
         refused = self.details.get("untaught") or self.details.get("unchanged")
-        return f"left as it was: {refused}" if refused else tell(self.details)
+        said = f"left as it was: {refused}" if refused else tell(self.details)
+        return "; ".join(part for part in (said, self.watch) if part)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -38,13 +42,14 @@ class Chosen:
 
 def choices(finished: Finished, rows: Sequence[Row]) -> list[Chosen]:
     """Of the arms of these rows at every seed that left a record."""
-    found = []
+    found, plan = [], finished.results["plan"]
+    probe = list((plan.get("probe") or {}).get("generators") or ())
     for row in rows:
-        for seed in finished.results["plan"]["seeds"]:
+        for seed in plan["seeds"]:
             record = finished.record(row, seed=seed)
             if record is not None:
-                lines = {name: record.get(name) for name in ("image_threshold", "pixel_threshold")}
-                found.append(Chosen(row, seed, lines | dict(record.get("details") or {})))
+                lines, details = {name: record.get(name) for name in ("image_threshold", "pixel_threshold")}, record.get("details") or {}
+                found.append(Chosen(row, seed, lines | dict(details), watch_text(row, details, probe)))
     return found
 
 
@@ -168,7 +173,7 @@ def _segment(details: Details) -> str:
 
 def anything(details: Details) -> str:
     """Plain values by name, of couplings without words of their own."""
-    known = ("image_threshold", "pixel_threshold")
+    known = ("image_threshold", "pixel_threshold", WATCHED_BY)
     kept = {name: value for name, value in details.items() if name not in known and isinstance(value, (str, int, float, bool))}
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
