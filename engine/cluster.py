@@ -18,6 +18,7 @@ from aoi.errors import BackendUnavailable, ConfigError
 
 RETRIES = 3
 _KNOCK_SECONDS = 15.0
+_STARTS = 3
 _STORE_BYTES = 150 * 2**20
 """Of shared memory on a machine of our own: tasks hand over names and rows, never images."""
 
@@ -129,7 +130,7 @@ def _connected() -> Iterator[bool]:
             _knock(address)
             ray.init(address=address, **quiet)
         else:  # never `auto`, which would move in with another command's cluster and die with it
-            ray.init(address="local", num_cpus=usable_cores(), include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+            start_here(num_cpus=usable_cores(), object_store_memory=_STORE_BYTES, **quiet)
     except OSError as error:
         raise BackendUnavailable(
             f"no Ray cluster answers at {address}", hint="start one with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
@@ -142,6 +143,26 @@ def _connected() -> Iterator[bool]:
         yield not address
     finally:
         ray.shutdown()
+
+
+def start_here(**options: Any) -> None:
+    """Start a cluster of this machine alone. The library gives its node 30 seconds, whatever it is told: a busy machine may need more.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        Exception: as the library raised it the last time.
+    """
+    ray = ray_library()
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception:  # the library has no class of errors for it
+            ray.shutdown()  # what has started so far
+            if not left:
+                raise
 
 
 def _knock(address: str) -> None:

@@ -106,13 +106,18 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
 
 def finished_rows(out: Path) -> dict[int, Row]:
     """Rows of an earlier run whose files are there, whole and unchanged, by index; leftovers of a kill are removed."""
-    for label in ("test", "ground_truth"):
-        for leftover in (out / label).glob("*/.*.part*"):
-            leftover.unlink(missing_ok=True)
+    _clear(out)
     rows: dict[int, Row] = {}
     for path in (out / MANIFEST, *journals(out)):
         rows |= whole_rows(out, read_jsonl(path))
     return rows
+
+
+def _clear(out: Path) -> None:
+    """Remove what processes that were killed had half written."""
+    for label in ("test", "ground_truth"):
+        for leftover in (out / label).glob("*/.*.part*"):
+            leftover.unlink(missing_ok=True)
 
 
 def whole_rows(out: Path, rows: Iterable[Row]) -> dict[int, Row]:
@@ -177,7 +182,8 @@ def journal(out: Path, rows: list[Row]) -> None:
 
 
 def complete(out: Path, rows: Mapping[int, Row]) -> None:
-    """Write the sorted manifest, then forget the journals."""
+    """Clear what a lost worker left, whose task another has done again; write the sorted manifest, then forget the journals."""
+    _clear(out)
     write_jsonl(out / MANIFEST, (rows[index] for index in sorted(rows)))
     for path in journals(out):
         path.unlink(missing_ok=True)

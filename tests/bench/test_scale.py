@@ -131,7 +131,9 @@ def test_a_worker_killed_midway_changes_no_number(parts, small_plan, tmp_path, k
 
     plan, out, said = small_plan(parts, backbone="aoi-small", seeds=(0, 1, 2)), tmp_path / "there", []
     run_bench(plan, tmp_path / "here")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    from aoi.engine.cluster import start_here
+
+    start_here(num_cpus=2, log_to_driver=False, object_store_memory=100 * 2**20)
     try:
         deaths = kill_a_worker(lambda: len(list(out.glob("arms/*.json"))) > 2)
         result = run_bench(plan, out, engine=RayEngine(cpus=1, say=said.append))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aoi.engine.cluster import RayEngine
+from aoi.engine.cluster import RayEngine, start_here
 from aoi.engine.work import Needs, Task, Work
 from aoi.errors import BackendUnavailable, ConfigError, DataError
 
@@ -31,7 +31,7 @@ def cluster():
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    start_here(num_cpus=2, num_gpus=1, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
 
@@ -151,7 +151,7 @@ def test_a_cluster_of_ones_own_goes_when_the_work_is_done(tmp_path) -> None:
     code = """
 from functools import partial
 import operator
-from aoi.engine.cluster import RayEngine
+from aoi.engine.cluster import RayEngine, start_here
 from aoi.engine.work import Needs, Task, Work
 from aoi.errors import BackendUnavailable
 import ray
@@ -185,11 +185,37 @@ def test_a_cluster_that_does_not_start_is_a_sentence_and_a_remedy(monkeypatch, a
     def slow(**_) -> None:
         raise Exception("too slow")
 
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=slow))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=slow, shutdown=lambda: None))
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(BackendUnavailable, match=said) as caught:
         list(RayEngine().run(Work(nothing, fail), numbered([0]), needs=CPU))
     assert "--engine local" in caught.value.hint
+
+
+@pytest.mark.parametrize(("slow_starts", "begun"), [(0, 1), (2, 3)])
+def test_a_machine_too_busy_to_start_at_once_is_tried_again(monkeypatch, slow_starts, begun) -> None:
+    """The library gives up after 30 seconds, whatever it is told; what has started by then is taken down."""
+    calls = []
+
+    def init(**options) -> None:
+        calls.append(options)
+        if len(calls) <= slow_starts:
+            raise Exception("The current node timed out during startup.")
+
+    downs = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: downs.append(1)))
+    start_here(num_cpus=2)
+    assert calls == [{"address": "local", "include_dashboard": False, "num_cpus": 2}] * begun
+    assert len(downs) == slow_starts
+
+
+def test_a_machine_that_never_starts_says_why(monkeypatch) -> None:
+    def init(**_) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
+    with pytest.raises(RuntimeError, match="no room"):
+        start_here()
 
 
 def test_a_missing_library_is_a_sentence_and_a_remedy(monkeypatch) -> None:
@@ -202,7 +228,7 @@ def test_a_missing_library_is_a_sentence_and_a_remedy(monkeypatch) -> None:
 ALONE = """
 import sys, time
 from functools import partial
-from aoi.engine.cluster import RayEngine
+from aoi.engine.cluster import RayEngine, start_here
 from aoi.engine.work import Needs, Task, Work
 work = Work(partial(open, sys.argv[1], "a"), lambda file, seconds: (file.write("begun\\n"), file.flush(), time.sleep(seconds))[2])
 list(RayEngine().run(work, [Task(str(n), 600) for n in range(2)], needs=Needs(cpus=1)))

@@ -114,6 +114,22 @@ def test_the_same_bytes_here_and_elsewhere(goods, tmp_path, generator, seed, els
     assert [done for _, done, _ in reported] == sorted({done for _, done, _ in reported})
 
 
+def test_what_a_lost_worker_had_half_written_goes(goods, tmp_path, elsewhere) -> None:
+    """Another does its task again; nobody begins the folder anew, where it would have been cleared."""
+    generate_dataset(goods, tmp_path / "here", options("perlin"))
+    out, left = tmp_path / "there", []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if done and not left:
+            image = next(out.glob("test/*/*.png"))
+            left.append(image.with_name(".000007.0123abcd.part.png"))
+            left[0].write_bytes(image.read_bytes()[:20])
+
+    generate_dataset(goods, out, options("perlin"), engine=elsewhere(), progress=progress)
+    assert left
+    assert contents(out) == contents(tmp_path / "here")
+
+
 def test_defects_share_batches_within_their_lot_only(goods, tmp_path, monkeypatch) -> None:
     """Else a worker could not make a lot by itself."""
     generate_dataset(goods, tmp_path / "whole", options("crowd"))
@@ -169,14 +185,16 @@ def test_what_tasks_take_and_see(goods, tmp_path) -> None:
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers on this machine."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    from aoi.engine.cluster import start_here
+
+    start_here(num_cpus=2, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
 
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_worker_killed_midway_changes_no_byte(cluster, goods, tmp_path, kill_a_worker) -> None:
     from aoi.engine.cluster import RayEngine
 
@@ -193,7 +211,7 @@ def test_a_worker_killed_midway_changes_no_byte(cluster, goods, tmp_path, kill_a
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_network_paints_the_same_on_a_cluster(cluster, goods, tmp_path, tiny_inpainting, monkeypatch) -> None:
     from aoi.engine.cluster import RayEngine
 
@@ -208,7 +226,7 @@ def test_a_network_paints_the_same_on_a_cluster(cluster, goods, tmp_path, tiny_i
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_command_on_a_cluster_of_its_own(goods, tmp_path) -> None:
     words = ["synth", goods, "--count", "70", "--foreground", "full", "--size", "64"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
