@@ -27,20 +27,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     part = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            _create(part)
+        except FileNotFoundError:  # the folder is missing: rarely, when thousands of files are written
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _create(part)
     except OSError as error:
         raise unwritable(path, error) from error
+    placed = False
     try:
         yield part
         os.replace(part, path)
+        placed = True
     except OSError as error:
         if error.filename not in (None, str(part), part):
             raise  # about some other file that the caller was reading
         raise unwritable(path, error) from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        if not placed:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _create(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
 
 @contextlib.contextmanager
