@@ -242,6 +242,8 @@ def _document(result: BenchResult) -> str:
     seeds = ", ".join(str(seed) for seed in plan["seeds"])
     most = plan["count"] if not plan.get("amounts") else " / ".join(str(amount) for amount in plan["amounts"] if amount)
     amount = f"{most} synthetic defects for each generator and seed"
+    doses = {row.generator: row.amount for row in result.arms if row.amount}
+    amount += "".join(f", {count} of {name}" for name, count in doses.items() if not plan.get("amounts") and count != plan["count"])
     lines = ["# What invented defects do to the detectors", ""]
     for name, counts in result.counts.items():
         learned, tested = f"{counts['train']} good images to learn from", f"{counts['test']} real test images"
@@ -271,7 +273,8 @@ def markdown(rows: Sequence[ArmRow]) -> str:
         for detector, generator, coupling, amount, condition in dict.fromkeys(_arm(row) for row in here):
             found = {row.metric: row for row in here if _arm(row) == (detector, generator, coupling, amount, condition)}
             alone, under = generator == NONE, f" ({condition.text})" if condition.text else ""
-            named = [detector + under, f"{generator} × {amount}" if several and amount else generator, coupling]
+            leaks = " (leaks)" if coupling == LEAKING else ""
+            named = [detector + under, f"{generator} × {amount}" if several and amount else generator, coupling + leaks]
             parts.append(f"| {' | '.join([*named, *(_shown(found[metric], alone=alone) for metric in TITLES)])} |")
         parts.append("")
     return "\n".join(parts)

@@ -89,7 +89,9 @@ def defects(
         return _real(real, place, backbone, plan, progress)
     if place.generator == ORACLE_MASK:
         kept = write_taken(real.taken, place.folder.parent / f"masks-{_digest(real.taken)}")
-        return synth_images(real, plan.real.texture, place.seed, backbone, plan, place.folder, place.cache, masks=kept, progress=progress)
+        texture = plan.real.texture
+        painted = synth_images(real, texture, place.seed, backbone, plan, place.folder, place.cache, masks=kept, progress=progress)
+        return replace(painted, said=(f"{texture} painted into the masks of {_taken_out(real, plan)}",))
     images = synth_images(real, place.generator, place.seed, backbone, plan, place.folder, place.cache, progress=progress)
     if place.generator != DIFFUSION:
         return images
@@ -129,15 +131,21 @@ def _real(real: RealImages, place: Place, backbone: Backbone, plan: Plan, progre
     paths = [sample.path for sample in real.taken]
     check_disjoint(real.test_contents, contents(paths), what="a test image is also a real defect to learn from")
     fold = folds_of(len(real.train), folds=plan.folds, seed=place.seed)
-    said = f"{len(real.taken)} real defects, at most {plan.real.per_type} of each type, taken out of the test of every arm"
-    if real.twins:
-        said += f", and with them {len(real.twins)} images that show the same"
     return SynthImages(
         extract_features(paths, backbone, size, cache=place.cache, progress=progress),
         truth_masks(list(real.taken), size),
         dealt(len(paths), fold, np.random.default_rng([place.seed, 6])),
         _preview(place.folder, real.taken),
-        said=(f"{said}; they are dealt to folds at random, {STAND_IN}",),
+        said=(f"{_taken_out(real, plan)}; they are dealt to folds at random, {STAND_IN}",),
+    )
+
+
+def _taken_out(real: RealImages, plan: Plan) -> str:
+    """Which defects are known, and that no arm is tested on them."""
+    twins = f", and with them {len(real.twins)} images that show the same" if real.twins else ""
+    return (
+        f"{len(real.taken)} real defects, at most {plan.real.per_type} of each type, taken out of the test of every arm{twins}: "
+        "baselines, too, are measured on what remains"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.report.bounds import at_best, invented
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key
 from aoi.bench.report.watching import unwatched
 
@@ -44,9 +45,12 @@ def answers(finished: Finished) -> list[Answer]:
 
 
 def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
-    arms = [row for row in finished.arms(dataset, detector, MAIN) if row["coupling"] != LEAKING]
-    if not arms:
+    every = [row for row in finished.arms(dataset, detector, MAIN) if row["coupling"] != LEAKING]
+    if not every:
         return None
+    arms, bound = invented(every), at_best(every, several=finished.several(dataset))
+    if not arms:
+        return Answer(dataset, detector, "not shown", _joined("No arm learned from invented defects alone.", bound), None)
     judged = [row for row in arms if row.get("verdict")]
     if not judged:
         text = "Nothing can be told of any arm: the run kept no counts for statistics."
@@ -58,14 +62,14 @@ def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
     if helped:
         best, others = helped[0], by_metric(finished, helped[0])
         said = (strict(others.get("pixel_aupimo")), image_score(others.get("image_auroc")), at_thresholds(others))
-        text = _joined(_gain(best, several=several), *said, only, tally)
+        text = _joined(_gain(best, several=several), *said, only, tally, bound)
         slight: Word = "yes" if best["delta"] >= SLIGHT else "yes, slightly"
         return Answer(dataset, detector, slight, text, best)
     if not moved:
-        return Answer(dataset, detector, "not shown", _joined("No arm changed where defects are found.", only, tally), None)
+        return Answer(dataset, detector, "not shown", _joined("No arm changed where defects are found.", only, tally, bound), None)
     near = max(moved, key=lambda row: row["delta"])
     word: Word = "no" if all(row["verdict"] == "hurts" for row in moved) else "not shown"
-    return Answer(dataset, detector, word, _joined(_nearest(near, several=several), only, tally), near)
+    return Answer(dataset, detector, word, _joined(_nearest(near, several=several), only, tally, bound), near)
 
 
 def _joined(*said: str) -> str:
@@ -142,7 +146,7 @@ def at_thresholds(rows: Mapping[str, Row]) -> str:
 
 def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
     """What the arm that only sets thresholds does to escapes and overkill: the one that decides best."""
-    arms = [by_metric(finished, row) for row in finished.headline(dataset, detector, MAIN) if row["coupling"] == "calibrate"]
+    arms = [by_metric(finished, row) for row in invented(finished.headline(dataset, detector, MAIN)) if row["coupling"] == "calibrate"]
     known = [found for found in arms if all(name in found and found[name]["value"] is not None for name in RATES)]
     if not known:
         return ""
@@ -174,7 +178,7 @@ def overall(finished: Finished) -> str | None:
     tally: dict[tuple[str, str], list[Row]] = {}
     groups = finished.main_groups()
     for dataset, detector in groups:
-        for row in finished.headline(dataset, detector, MAIN):
+        for row in invented(finished.headline(dataset, detector, MAIN)):
             if row.get("verdict") and row["coupling"] != LEAKING:
                 tally.setdefault((row["generator"], row["coupling"]), []).append(row)
     if len(groups) < 2 or not tally:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.plan_options import REAL
 from aoi.bench.report.data import Finished, Row, cell_key, plain
 from aoi.bench.report.watching import WATCHED_BY, watch_text
 
@@ -32,6 +33,8 @@ class Chosen:
         tell = WORDS.get(self.row["coupling"], anything)
         refused = self.details.get("untaught") or self.details.get("unchanged")
         said = f"left as it was: {refused}" if refused else tell(self.details)
+        if self.row["generator"] == REAL and not self.details.get("judged_by"):
+            said = said.replace("invented", "real")
         return "; ".join(part for part in (said, self.watch) if part)
 
     def as_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aoi.bench.arms import NONE
 from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.plan_options import FOLDER, REAL
 from aoi.bench.report.charts import COLOURS, Series, forest, histogram, line_chart, scatter, step_chart
 from aoi.bench.report.choices import Chosen, rankings
 from aoi.bench.report.curves import Change, changes, curves, score_sets
@@ -256,6 +257,15 @@ def _change_rows(found: Sequence[Change], kind: str) -> Iterator[str]:
         yield f'<div class="change"><p><b class="{kind}">{kind}</b> {words}</p><div class="four">{shown}</div></div>'
 
 
+def _sheet_words(finished: Finished, generator: str) -> str:
+    """What a contact sheet shows: where no good image lies under a defect, there is none beside it."""
+    if generator == REAL:
+        return "real defects, taken out of the test; outlined, and close up"
+    if generator.startswith(FOLDER) or generator in (finished.results["plan"].get("folders") or {}):
+        return "defects made elsewhere; outlined, and close up"
+    return "good image, defect, and its mask"
+
+
 def sheets(finished: Finished) -> str:
     """The contact sheets of the generators."""
     found = []
@@ -266,7 +276,7 @@ def sheets(finished: Finished) -> str:
             path = next(iter(sorted((finished.folder / "synth" / dataset / generator).rglob("preview.png"))), path)
         uri = sheet(path)
         if uri:
-            found.append(
-                figure(f'<img src="{uri}" alt="invented defects of {escape(name)}">', f"{name}: good image, defect, and its mask.")
-            )
+            dataset, _, generator = name.partition("/")
+            words = f"{dataset}, {generator_name(generator)}: {_sheet_words(finished, generator)}."
+            found.append(figure(f'<img src="{uri}" alt="defects of {escape(generator_name(generator))}">', words))
     return figures(found)

@@ -80,7 +80,7 @@ def _headline(finished: Finished, dataset: str) -> str:
             detector = first["detector"]
         else:
             left_out = True
-    said = [] if counted else [f"{max(amounts, default=0)} invented defects for each arm and seed."]
+    said = [] if counted else [f"{max(amounts, default=0)} defects for each arm and seed."]
     said += ["Each arm with its largest amount of defects; other amounts and conditions follow below."] if left_out else []
     return f"<h3>{escape(dataset)}</h3><p class=soft>{' '.join(said)}</p>{table(heads, rows, kind='stack')}"
 

@@ -58,6 +58,30 @@ def test_an_arm_that_helps_is_the_answer_with_its_price():
     assert "Of 3 arms: 2 help, 1 leaves it exactly as it was." in found.text
 
 
+def test_the_answer_is_about_invented_defects_and_real_ones_stand_beside_it_as_what_could_have_been():
+    ours = row("head", 0.002, 0.004, "cannot tell")
+    real = row("head", 0.09, 0.01, "helps", generator="real", amount=12)
+    masks = [row(coupling, delta, 0.01, "cannot tell", generator="oracle-mask") for coupling, delta in (("head", 0.01), ("select", 0.03))]
+    (found,) = answers(ablation_of(ours, real, *masks))
+    assert found.word == "not shown"
+    assert found.best == ours
+    assert "cannot be told" in found.text
+    assert "Of 1 arm" in found.text
+    assert "real defects (real → head) +0.090 [+0.080, +0.100], shown to help" in found.text
+    assert "invented ones in real masks (oracle-mask → select) +0.030" in found.text
+    (alone,) = answers(ablation_of(real))
+    assert alone.word == "not shown"
+    assert "+0.090" in alone.text
+    others = [{**one, "detector": "patchcore"} for one in (ours, real)]
+    assert "No arm is shown to help" in str(overall(ablation_of(ours, real, *others)))
+
+
+def test_an_arm_of_real_defects_is_not_said_to_have_chosen_on_invented_ones():
+    details = {"epoch": 2, "judgements": [0.1, 0.3], "protocol": "clean"}
+    assert "held-out real defects" in Chosen(row("segment", 0.1, 0.1, "helps", generator="real"), 0, details).text
+    assert "held-out invented defects" in Chosen(row("segment", 0.1, 0.1, "helps"), 0, details).text
+
+
 @pytest.mark.parametrize(
     ("change", "verdict", "words"),
     [

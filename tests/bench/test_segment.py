@@ -237,6 +237,7 @@ def test_it_is_computed_once_for_all_detectors_and_said_to_leak_in_every_table(p
         assert values[0] == values[1]
     assert all((row.verdict is None) == (row.coupling == LEAKING) for row in result.arms)
     assert "LEAKS, NO EVIDENCE" in (tmp_path / "results.md").read_text()
+    assert "| segment-legacy (leaks) |" in (tmp_path / "results.md").read_text()
     finished = read_finished(tmp_path)
     assert any("NO EVIDENCE" in line for line in sentences(finished))
     assert not any(f"Most: perlin → {LEAKING}" in line for line in sentences(finished))

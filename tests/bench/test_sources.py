@@ -180,7 +180,10 @@ def test_real_defects_leave_the_test_of_every_arm(parts, small_plan, tiny_bench,
     assert tested | taken == {sample.path.as_posix() for sample in open_dataset(parts).test}
     assert not tested & taken
     assert "3 real defects" in result.notes["disc"]["real"]["said"][0]
-    assert "3 real defects" in (tmp_path / "out" / "results.md").read_text()
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert "3 real defects" in table
+    assert "12 synthetic defects for each generator and seed, 3 of real" in table
+    assert "3 real defects" in result.notes["disc"]["oracle-mask"]["said"][0]  # which also tests on what remains, real arms or none
     again = run_bench(plan, tmp_path / "out")
     assert again.computed == 0
     assert again.as_dict()["arms"] == result.as_dict()["arms"]
