@@ -169,6 +169,17 @@ def test_select_reports_its_choice_and_leaves_the_image_score_alone(parts, small
         assert details["regret"] >= 0
 
 
+def test_who_keeps_the_detectors_own_settings_changes_nothing_at_all(parts, small_plan, tiny_bench, tmp_path) -> None:
+    only = {"candidates": {"padim": [{}]}, "grounds": ["none"], "sigmas": [4.0]}
+    plan = small_plan(parts, detectors=("padim",), generators=("none", "perlin"), couplings=("select",), select=only)
+    rows = [row for row in run_bench(plan, tmp_path / "own").arms if row.coupling == "select"]
+    assert rows
+    assert {row.delta for row in rows if row.delta is not None} == {0.0}
+    options = plan.options | {"padim": plan.options["padim"] | {"blur_sigma": 1.0}}  # whose own smoothing is another
+    moved = run_bench(plan.model_copy(update={"options": options}), tmp_path / "moved").arms
+    assert any(row.delta for row in moved if (row.coupling, row.metric) == ("select", "pixel_aupro"))
+
+
 def test_the_chosen_detectors_own_image_score_can_be_asked_for(parts, small_plan, tiny_bench, tmp_path) -> None:
     changes = SELECT | {"image_score": "selected", "oracle": False, "sigmas": [1.0]}
     plan = small_plan(parts, seeds=(0,), detectors=("padim",), generators=("none", "perlin"), couplings=("select",), select=changes)
