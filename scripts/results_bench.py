@@ -44,6 +44,10 @@ class Bench:
     def dataset(self, name: str) -> Path:
         return self.data / DATASETS[name]
 
+    def has(self, name: str) -> bool:
+        """Whether a command has been run, with whatever arguments."""
+        return (self.work / "said" / f"{name}.json").is_file()
+
     def aoi(self, name: str, words: Iterable[object]) -> dict[str, Any]:
         """Run one `aoi` command."""
         return self.python(name, ["-m", "aoi.cli"], words)
