@@ -11,7 +11,7 @@ import torch
 from aoi.data.progress import Progress, silent
 from aoi.detect.neighbours import TILE, Points
 
-POOL, SUBPOOL = 4096, 384
+POOL, SUBPOOL = 3072, 384
 """Candidates whose bounds are refreshed together, and of those the ones that plain greedy runs on; the second fits a core's cache."""
 _ROWS = 2048
 """Points converted to float64 at once."""
