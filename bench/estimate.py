@@ -13,11 +13,9 @@ from aoi.bench.cache.sharing import MEMORY
 from aoi.bench.cache.store import DEFAULT_GB, FEATURES, Cache, feature_entry
 from aoi.bench.forecast import Estimate
 from aoi.bench.makespan import makespan
-from aoi.bench.material.datasets import check_datasets, check_out, dataset_names
 from aoi.bench.material.miniature import Miniature, measured
-from aoi.bench.material.normal_images import check_normal_folders
 from aoi.bench.plan import Plan
-from aoi.bench.run import prepare
+from aoi.bench.run import checked_datasets, prepare
 from aoi.bench.scale import parted_portions, tasks_of
 from aoi.bench.state import Run
 from aoi.bench.workload import Load, Workload, makers_of
@@ -49,10 +47,7 @@ def estimate(
     Raises:
         DataError, ConfigError, ModelError: what would stop the run at its start.
     """
-    datasets = dataset_names(plan.datasets)
-    check_datasets(datasets)
-    check_out(Path(out), datasets.values())
-    check_normal_folders(plan, datasets)
+    datasets = checked_datasets(plan, Path(out))
     store = open_cache(cache, Path(out), limit_gb=cache_gb)
     run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
     missing = {name: run.missing(name, dataset) for name, dataset in datasets.items()}

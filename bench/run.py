@@ -65,10 +65,7 @@ def run_bench(
         ModelError: see their messages.
     """
     began = time.perf_counter()
-    datasets = dataset_names(plan.datasets)
-    check_datasets(datasets)
-    check_out(Path(out), datasets.values())
-    check_normal_folders(plan, datasets)
+    datasets = checked_datasets(plan, Path(out))
     store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
     run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
     with locked(run.out):
@@ -79,6 +76,19 @@ def run_bench(
         tell_story(run, finished=True)
         write_results(result)
     return result
+
+
+def checked_datasets(plan: Plan, out: Path) -> dict[str, Dataset]:
+    """The data sets of a plan by name, refused here if anything can be told to be wrong with them, their normals or `out`.
+
+    Raises:
+        DataError, ConfigError: naming what is wrong.
+    """
+    datasets = dataset_names(plan.datasets)
+    check_datasets(datasets)
+    check_out(out, datasets.values())
+    check_normal_folders(plan, datasets)
+    return datasets
 
 
 def _compute(run: Run, datasets: Mapping[str, Dataset], engine: Engine | None) -> None:

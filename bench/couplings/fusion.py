@@ -101,8 +101,10 @@ def choose_fusion(
             judged = [panel.judge(base + weight * voice) for panel, base, voice in zip(panels, bases, voices, strict=True)]
             gains = {judge.generator: one.value - before.value for judge, one, before in zip(judges, judged, alone, strict=True)}
             mean = mean_of(judged)
-            found.append(Choice(replace(once, weight=weight), quantile, gains, mean, mean.over(silent.judged).error))
-    return _unopposed([choice for choice in found if choice.judged.over(silent.judged).beyond(KIND)], silent, see)
+            gain = mean.over(silent.judged)
+            if gain.beyond(KIND):
+                found.append(Choice(replace(once, weight=weight), quantile, gains, mean, gain.error))
+    return _unopposed(found, silent, see)
 
 
 def _parts(once: Fusion, judge: Judge, panel: Panel) -> tuple[np.ndarray, np.ndarray]:

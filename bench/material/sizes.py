@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,15 +21,15 @@ class Sizes:
         extract: through the same backbone as these.
     """
 
-    known: Iterable[FeatureSet]
+    known: Sequence[FeatureSet]
     extract: Extract
     _rows: dict[Path, tuple[int, int]] = field(init=False, default_factory=dict)
     _found: dict[tuple[int, int], FeatureSet] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.known = tuple(self.known)
-        for number, each in reversed(tuple(enumerate(self.known))):
-            self._rows |= {path: (number, row) for row, path in enumerate(each.paths)}
+        for number, each in enumerate(self.known):
+            for row, path in enumerate(each.paths):
+                self._rows.setdefault(path, (number, row))
 
     def __call__(self, features: FeatureSet, side: int | None) -> FeatureSet:
         """The same images and feature maps as `features` through squares of `side` pixels; None for the size they have.
@@ -47,5 +47,5 @@ class Sizes:
             raise KeyError("the images are of several sets")
         (number,) = numbers
         if (number, side) not in self._found:
-            self._found[number, side] = self.extract(tuple(self.known)[number].paths, (side, side))
+            self._found[number, side] = self.extract(self.known[number].paths, (side, side))
         return replace(self._found[number, side].only(tuple(features.layers)).take(rows), image_size=features.image_size)
