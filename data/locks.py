@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ try:
 except ImportError:  # Windows: nothing can be told of other processes, so nothing of theirs is ever removed
     _fcntl = None
 
-KNOWN = _fcntl is not None
-"""Whether this system can tell who holds a file."""
+
+class NoLocks(OSError):
+    """The system, or the file system that a file is on, cannot tell who holds it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +46,17 @@ class Hold:
 
 
 def hold(path: Path, *, alone: bool = False, wait: bool = False, create: bool = False) -> Hold | None:
+    """Like `held`, for those who go on without the lock, whatever the reason.
+
+    Returns:
+        None if there is no such file, somebody holds it against this, or, `alone`, where there are no locks to tell.
+    """
+    with contextlib.suppress(OSError):
+        return held(path, alone=alone, wait=wait, create=create)
+    return None
+
+
+def held(path: Path, *, alone: bool = False, wait: bool = False, create: bool = False) -> Hold:
     """Lock a file for reading with others, or alone.
 
     Args:
@@ -52,34 +65,35 @@ def hold(path: Path, *, alone: bool = False, wait: bool = False, create: bool = 
         wait: until those who hold it against this have let go.
         create: make the file where there is none.
 
-    Returns:
-        None if there is no such file, somebody holds it against this, or, `alone`, where there are no locks to tell.
+    Raises:
+        BlockingIOError: somebody holds it against this.
+        NoLocks: `alone`, where there are no locks to tell.
+        OSError: the file is not there, or cannot be opened.
     """
     while True:
+        handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         try:
-            handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+            _lock(handle, alone=alone, wait=wait)
         except OSError:
-            return None
-        if not _locked(handle, alone=alone, wait=wait):
             os.close(handle)
-            return None
+            raise
         if _is_at(handle, path):
             return Hold(handle, path)
         os.close(handle)  # whoever held it before has taken the file away
         if not create:
-            return None
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
-def _locked(handle: int, *, alone: bool, wait: bool) -> bool:
-    if _fcntl is None:
-        return not alone
+def _lock(handle: int, *, alone: bool, wait: bool) -> None:
     try:
+        if _fcntl is None:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         _fcntl.flock(handle, (_fcntl.LOCK_EX if alone else _fcntl.LOCK_SH) | (0 if wait else _fcntl.LOCK_NB))
     except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return not alone
-    return True
+        raise
+    except OSError as error:
+        if alone:
+            raise NoLocks(error.errno, error.strerror) from error
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ import numpy as np
 from aoi.data.content import file_hash
 from aoi.data.files import append_jsonl, read_json, read_jsonl, unwritable, writable_folder, write_bytes, write_json, write_jsonl
 from aoi.data.images import png_bytes
-from aoi.data.locks import KNOWN, hold
+from aoi.data.locks import Hold, NoLocks, held
 from aoi.data.provenance import SCHEMA_VERSION, provenance
 from aoi.errors import ConfigError, DataError
 from aoi.synth.batch import Attempt
@@ -83,7 +84,8 @@ def _recognise(out: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) 
 def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `out` for this process; the system lets go of it when the process ends, however it ends.
 
-    Where nothing can be told of other processes two runs in one folder write the same bytes anyway.
+    Where nothing can be told of other processes, as on many shared file systems of clusters, the run goes on with a warning: files
+    appear whole anyway, and one run at a time, which is the rule, loses nothing.
 
     Args:
         out: a folder that can be written.
@@ -91,17 +93,32 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         ConfigError: another process is writing there.
+        DataError: its lock cannot be opened.
     """
-    lock = hold(out / _LOCK, alone=True, wait=wait, create=True)
-    if lock is None and KNOWN:
-        raise ConfigError(f"another process is writing to {out}", hint="wait for it, or choose another --out")
+    lock = _lock(out / _LOCK, wait=wait)
     try:
         yield
     finally:
         if lock is not None:
             with contextlib.suppress(OSError):
-                (out / _LOCK).unlink()
+                lock.path.unlink()
             lock.release()
+
+
+def _lock(path: Path, *, wait: bool) -> Hold | None:
+    try:
+        return held(path, alone=True, wait=wait, create=True)
+    except BlockingIOError as error:
+        raise ConfigError(f"another process is writing to {path.parent}", hint="wait for it, or choose another --out") from error
+    except NoLocks as error:
+        logging.getLogger(__name__).warning(
+            f"warning: there are no locks at {path.parent} ({error.strerror}), so another process that writes there would not be noticed; "
+            "see that none does until this one has ended"
+        )
+        return None
+    except OSError as error:
+        what = f"cannot open the lock {path}: {error.strerror or error}"
+        raise DataError(what, hint="if no other process is writing there, delete it; else choose another --out") from error
 
 
 def finished_rows(out: Path) -> dict[int, Row]:
