@@ -15,6 +15,8 @@ from aoi.errors import DataError
 
 SCHEMA = 5
 """Raised whenever older records would mean something else."""
+WATCHED_BY = "watched_by"
+"""In the details of an arm that chooses: the generator whose defects might veto, or None. Older records and other arms have no such key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from aoi.bench.couplings.group import PROBE, Fits, Group, baseline
 from aoi.bench.couplings.rules import RULES
 from aoi.bench.detectors import folds_for, fresh_detector
 from aoi.bench.heldout import cross_validate
+from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import RealImages, SynthImages
 from aoi.bench.material.probe import probe_folder, probe_images
 from aoi.bench.material.sizes import Sizes
@@ -143,7 +144,7 @@ def _run_arm(run: Run, group: Group, arm: Arm, identity: str) -> None:
         "metrics": metrics,
         "image_threshold": outcome.image_threshold,
         "pixel_threshold": outcome.pixel_threshold,
-        "details": ({"watched_by": group.watched_by} if chose else {}) | outcome.details,
+        "details": ({WATCHED_BY: group.watched_by} if chose else {}) | outcome.details,
         "evidence": evidence,
         "counts": group.real.counts,
         "seconds": round(time.perf_counter() - began, 3),

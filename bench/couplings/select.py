@@ -9,6 +9,7 @@ import numpy as np
 
 from aoi.bench.couplings.group import Group, Outcome, baseline, from_fold_0
 from aoi.bench.couplings.selection import Held, Material, Trials, agreement, raw_maps
+from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import SynthImages
 from aoi.bench.plan_options import Candidate
 from aoi.data.progress import Progress, silent
@@ -41,7 +42,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
         "tried": trials.as_dicts(),
         "defects": len(defects.origins),
         "image_score": plan.image_score,
-        "watched_by": None if material.probe is None else group.watcher,
+        WATCHED_BY: None if material.probe is None else group.watcher,
     }
     if plan.oracle:
         details |= _oracle(group, trials)

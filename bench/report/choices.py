@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.plan_options import REAL
 from aoi.bench.report.data import Finished, Row, cell_key, plain
-from aoi.bench.report.watching import WATCHED_BY, watch_text
+from aoi.bench.report.watching import watch_text
 
 Details = Mapping[str, Any]
 

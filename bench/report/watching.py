@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key
 from aoi.data.layouts import listed
-
-WATCHED_BY = "watched_by"
-"""In the details of an arm that chooses: the generator whose defects might veto, or None. Older records and other arms have no such key."""
 
 
 def watch_text(row: Row, details: Mapping[str, Any], probe: list[str]) -> str:

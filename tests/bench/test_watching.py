@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from aoi.bench.report.watching import WATCHED_BY, watch_text
+from aoi.bench import ledger
+from aoi.bench.ledger import WATCHED_BY
+from aoi.bench.report.watching import watch_text
 from aoi.bench.report.writing import write_report
 from aoi.bench.run import run_bench
 
@@ -25,6 +28,12 @@ from aoi.bench.run import run_bench
 )
 def test_who_watched_or_why_nobody_did(details, probe, said) -> None:
     assert watch_text({"generator": "perlin"}, details, probe) == said
+
+
+def test_writers_and_readers_of_records_take_the_key_from_one_place() -> None:
+    house = Path(ledger.__file__).parents[1]
+    written = [path for path in (house / "bench").rglob("*.py") if f'"{WATCHED_BY}"' in path.read_text(encoding="utf-8")]
+    assert written == [Path(ledger.__file__)]
 
 
 @pytest.fixture(scope="module")
