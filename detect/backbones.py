@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aoi.detect.compiled import CompiledNetwork
-from aoi.detect.fused import fused
+from aoi.detect.fused import FusedNetwork
 from aoi.detect.precision import has_coarse_products
 from aoi.errors import ConfigError
 
@@ -147,7 +147,7 @@ def wrap(
     specs = [FeatureMap(layer, round(probe / found.shape[-1]), int(found.shape[1])) for layer, found in zip(layer_names, maps, strict=True)]
     fingerprint = _fingerprint(network, (name, tuple(layer_names), tuple(mean), tuple(std)))
     means, stds = (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
-    fast = fused(network, torch.randn((1, 3, probe, probe), generator=torch.Generator().manual_seed(0))) if device == "cpu" else None
+    fast = FusedNetwork(network, identity=fingerprint, side=probe) if device == "cpu" else None
     return Backbone(name, source, fingerprint, network, tuple(specs), tuple(layer_names), means, stds, device, fused=fast)
 
 

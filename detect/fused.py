@@ -7,8 +7,10 @@ part of the convolution in the library behind torch, where it is asked for.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, MutableMapping
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import fx, nn
@@ -18,6 +20,9 @@ _ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "a
 _CUTS: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
 AGREEMENT = 1e-4
 """Largest difference, in units of the largest number in a map, that folding may make by rounding."""
+_known: MutableMapping[tuple[str, int], Any] = WeakValueDictionary()
+"""What this process has folded and still uses, by identity and side of the probe."""
+_one_at_a_time = threading.Lock()
 
 
 class FusedConvolution(nn.Module):
@@ -38,6 +43,33 @@ class FusedConvolution(nn.Module):
         if other is None:
             return run(images, self.weight, self.bias, *self._how, "relu", [], "")  # type: ignore[no-any-return]
         return run.binary(images, other, self.weight, self.bias, *self._how, "add", 1.0, "relu", [], "")  # type: ignore[no-any-return]
+
+
+class FusedNetwork:
+    """What `fused` makes of a network when it is first run, once in a process for equal networks: those that never run cost nothing.
+
+    Args:
+        network: on a processor, n×3×H×W float32 to a list of maps; frozen.
+        identity: networks of one identity compute the same.
+        side: of the images on which both are compared, pixels.
+    """
+
+    def __init__(self, network: nn.Module, *, identity: str, side: int) -> None:
+        self._network, self._key = network, (identity, side)
+        self._fast: Callable[[torch.Tensor], Any] | None = None
+
+    def __call__(self, pixels: torch.Tensor) -> Any:
+        """The maps of n×3×H×W float32 images."""
+        if self._fast is None:
+            with _one_at_a_time:  # predictors are called by several threads
+                fast = _known.get(self._key)
+                self._fast = _known[self._key] = self._folded() if fast is None else fast
+        return self._fast(pixels)
+
+    def _folded(self) -> Callable[[torch.Tensor], Any]:
+        side = self._key[1]
+        with torch.inference_mode(False):  # weights that are made here are as good as those that were loaded
+            return fused(self._network, torch.randn((1, 3, side, side), generator=torch.Generator().manual_seed(0)))
 
 
 def fused(network: nn.Module, probe: torch.Tensor) -> Callable[[torch.Tensor], Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from torch import nn
 
 from aoi.detect import fused as module
-from aoi.detect.backbones import wrap
+from aoi.detect.backbones import Backbone, wrap
 from aoi.detect.fused import FusedConvolution, fused
 
 
@@ -90,6 +93,42 @@ def test_what_was_wrongly_understood_is_not_used(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "_fused", wrong)
     assert fused(network, torch.rand(1, 3, 64, 64)) is network
+
+
+def loaded(seed: int) -> Backbone:
+    """A network with weights of its own, loaded anew."""
+    network = settled(Residual())
+    network.stem[0].weight.data += seed  # type: ignore[union-attr, operator]
+    return wrap(network, name="residual", source="test", layer_names=("a", "b", "c", "d"), probe=64)
+
+
+def test_it_is_folded_when_it_first_runs_and_once_for_the_same_weights(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    right, folded = module._fused, list[nn.Module]()
+    monkeypatch.setattr(module, "_fused", lambda network: (folded.append(network), right(network))[1])
+    images = rng.integers(0, 256, (2, 48, 48, 3)).astype(np.uint8)
+    first, again, other = loaded(0), loaded(0), loaded(1)
+    assert not folded
+    first.with_precision("bfloat16")(images)
+    assert not folded
+    maps = [each(images) for each in (first, again, first.with_layers(["a"]), other)]
+    assert folded == [first.network, other.network]
+    for name, found in maps[0].items():
+        torch.testing.assert_close(maps[1][name], found, rtol=0, atol=0)
+    assert not torch.equal(maps[0]["a"], maps[3]["a"])
+    del first, again, maps
+    gc.collect()
+    loaded(0)(images)
+    assert len(folded) == 3  # nothing is held for those that nobody has any more
+
+
+def test_threads_that_come_at_once_fold_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, folded = module._fused, list[nn.Module]()
+    monkeypatch.setattr(module, "_fused", lambda network: (folded.append(network), time.sleep(0.05), right(network))[2])
+    backbone = loaded(2)
+    with ThreadPoolExecutor(4) as threads:
+        maps = list(threads.map(backbone, [np.zeros((1, 48, 48, 3), np.uint8)] * 4))
+    assert len(folded) == 1
+    assert all(torch.equal(each["d"], maps[0]["d"]) for each in maps)
 
 
 def test_a_backbone_runs_it_in_float32_alone(rng: np.random.Generator) -> None:
