@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from aoi.data.provenance import git_commit
 
 TARGET_GB = 6.0
 EVERY_S = 0.05
@@ -179,8 +182,14 @@ def measured(values: dict[str, Any]) -> dict[str, Any]:
         "threshold_source": values["threshold_source"], "memory_gb": values["memory_gb"], "peak_gb": round(peak, 3),
         "anonymous_gb": round(watch.most("anonymous"), 3), "disk_gb": round(watch.disk_gb, 3), "seconds": report["seconds"],
         "stages": {stage: {name: round(value, 3) for name, value in found.items()} for stage, found in watch.peaks.items()},
-        "within_target": peak < TARGET_GB,
+        "target_gb": TARGET_GB, "within_target": peak < TARGET_GB, "commit": git_commit(), "command": command_words(),
     }  # fmt: skip
+
+
+def command_words() -> str:
+    """The command as it was given, without the places of files."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return shlex.join(["python", "scripts/measure_memory.py", *words])
 
 
 def bank_shape(run: Path) -> list[int]:
@@ -221,7 +230,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs") / "memory", help="images and the run go here")
-    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="also write the figures to this JSON file; `memory.json` beside those of bench_speed.py gets a section",
+    )
     return parser.parse_args()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aoi.data.files import write_text
 from aoi.data.provenance import git_commit, machine, versions
+from speed.bounded import bounded_section
 from speed.plan import RIVAL, Case, Point, Series, Target
 from speed.plots import ratio_plot, scaling_plot
 from speed.ratios import Growth, Spread, growth, ratio, spread
@@ -44,6 +45,7 @@ def write_page(
                 if times is not None:
                     ratios[f"{case.title}: {point.title}" + (f" ({side[4:]})" if side != "aoi" else "")] = times
         body += [_series(case, series, store, pictures) for series in case.series]
+    body += bounded_section(store.path.parent)
     head = [_head(cases, store, conditions, gpu, quick=quick), *([f"{note}\n"] if note else [])]
     if ratios:
         ratio_plot(pictures / "ratios.png", ratios)

@@ -19,7 +19,7 @@ class Store:
     """
 
     def __init__(self, path: Path, conditions: str, *, fresh: bool = False) -> None:
-        self._path, self._conditions = path, conditions
+        self.path, self._conditions = path, conditions
         self._everything: dict[str, dict[str, list[dict[str, Any]]]] = read_json(path) if path.is_file() else {}
         if fresh:
             self._everything.pop(conditions, None)
@@ -41,4 +41,4 @@ class Store:
     def add(self, point: Point, side: str, row: dict[str, Any]) -> None:
         """Keep one more, on disk before this returns."""
         self._own.setdefault(point.key(side), []).append(row)
-        write_json(self._path, self._everything)
+        write_json(self.path, self._everything)

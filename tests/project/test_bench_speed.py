@@ -100,6 +100,22 @@ def test_the_page_says_what_was_met_what_not_and_what_was_not_run(speed, tmp_pat
     assert "aoi 1.00 ± 0.00" in text
     assert (tmp_path / "page" / "coreset-count.png").stat().st_size > 5000
     assert (tmp_path / "page" / "ratios.png").is_file()
+    assert "Bounded memory" not in text
+
+
+def test_a_fit_on_many_images_has_a_section_once_it_was_measured(speed, tmp_path):
+    stages = {"features": {"resident": 1.23, "anonymous": 1.0, "mapped": 0.2}, "coreset": {"resident": 6.5}}
+    found = {"images": 5000, "side": 256, "bank": [51200, 384], "stages": stages, "seconds": {"total": 1234.5}, "disk_gb": 3.9}
+    said = {"peak_gb": 6.5, "target_gb": 6.0, "within_target": False, "commit": "abc", "command": "python scripts/measure_memory.py"}
+    (tmp_path / "memory.json").write_text(json.dumps(found | said), encoding="utf-8")
+    (section,) = speed("bounded").bounded_section(tmp_path)
+    assert "PatchCore fitted on 5,000 images of 256 px, bank 51,200 × 384" in section
+    assert "| features | 1.23 | 1.00 | 0.20 |" in section
+    assert "| coreset | 6.50 | 0.00 | 0.00 |" in section
+    assert "6.50 GB, **not met**" in section
+    kept = speed("store").Store(tmp_path / "kept.json", "a machine")
+    speed("page").write_page(tmp_path / "PAGE.md", [], kept, {}, conditions="a machine", gpu=None, quick=False)
+    assert section in (tmp_path / "PAGE.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ def test_a_fit_is_measured_in_a_process_of_its_own(parts: Path, tmp_path: Path) 
     assert (found["images"], found["bank"][0], found["within_target"]) == (10, 64, True)
     assert 0.1 < found["anonymous_gb"] <= found["peak_gb"] < 6
     assert {"features", "patches", "coreset"} <= set(found["stages"])
+    assert found["command"].startswith("python scripts/measure_memory.py --data parts --count 10")
     assert found["seconds"]["total"] > found["seconds"]["features"] > 0
     assert "10 images of 64 px, bank 64" in done.stdout
     assert "peak memory" in done.stdout
