@@ -2,13 +2,15 @@
 
 AnomalyDiffusion (Hu et al., AAAI 2024, arXiv 2312.05767) and its successors train a U-Net on generated pairs and report what it finds in
 the test set. They keep the epoch that did best on that same test set; `legacy` does so too, for comparison with their tables, and
-`clean` chooses on held-out invented defects instead. What comes out does not depend on the detector: it is computed once and kept, the
-network apart from what it says of test images, which may be degraded in several ways.
+`clean` chooses on held-out invented defects instead. Both learn from the same, so that one training serves them.
+What comes out does not depend on the detector: it is computed once and kept, the network apart from what it says of test images, which
+may be degraded in several ways.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,8 @@ from aoi.detect.backbones import resolve_device
 
 SCHEMA = 3
 """Raised whenever older results would mean something else."""
+NETWORKS = "segment-networks"
+"""The kind of entry of the cache that holds a network."""
 WARNING = (
     "the epoch was chosen on the test images, as the field does it: this leaks, and the figures are no evidence; "
     "they are here for comparison with the field's tables alone"
@@ -69,22 +73,40 @@ def _said(group: Group, generator: str, protocol: Protocol, progress: Progress) 
 
 
 def _taught(group: Group, generator: str, protocol: Protocol, progress: Progress) -> Taught:
-    """Trained once for all degradations of the test images, where these have no say in it."""
-    lessons, judged = _material(group, generator, protocol)
+    """Trained once for both protocols, which learn alike, and for all degradations of the test images, where these have no say in it."""
+    if group.sharing is None:
+        return _trained(group, generator, [protocol], progress)[protocol]
+    cache, load = group.sharing.cache, partial(read_taught, options=group.plan.segment, device=resolve_device(group.plan.device))
+    keys = {each: _key(group, generator, each, tested=each == "legacy") for each in (protocol, *group.plan.segment.protocols)}
+    made: dict[Protocol, Taught] = {}
 
     def compute() -> Taught:
-        options, device = group.plan.segment, resolve_device(group.plan.device)
-        trained = train_segmentation(lessons, judged, options, seed=group.seed, device=device, progress=progress)
-        held_out = tuple(group.real.train.paths[i] for i in np.flatnonzero(_folds(group, generator) == 0))
-        good = predicted(trained.network, held_out, group.real.test.image_size, options, device)
-        details = {"protocol": protocol, **trained.as_dict()}
-        return Taught(trained.network, Said({"good": good}, details | ({"warning": WARNING} if protocol == "legacy" else {})))
+        others = [each for each in keys if each != protocol and not cache.has(NETWORKS, keys[each])]
+        made.update(_trained(group, generator, [protocol, *others], progress))
+        return made.pop(protocol)
 
-    if group.sharing is None:
-        return compute()
-    key = _key(group, generator, protocol, tested=protocol == "legacy")
-    load = partial(read_taught, options=group.plan.segment, device=resolve_device(group.plan.device))
-    return group.sharing.cache.fetch("segment-networks", key, written(compute), load)
+    found = cache.fetch(NETWORKS, keys[protocol], written(compute), load)
+    for other, taught in made.items():  # not within the first: who makes one entry and waits for another may wait for ever
+        cache.fetch(NETWORKS, keys[other], written(partial(_same, taught)), load)
+    return found
+
+
+def _same(taught: Taught) -> Taught:
+    return taught
+
+
+def _trained(group: Group, generator: str, protocols: Sequence[Protocol], progress: Progress) -> dict[Protocol, Taught]:
+    """One training, whose epoch each of `protocols` chooses for itself."""
+    options, device = group.plan.segment, resolve_device(group.plan.device)
+    lessons, judged = _lessons(group, generator), [_judged(group, generator, each) for each in protocols]
+    held_out = tuple(group.real.train.paths[i] for i in np.flatnonzero(_folds(group, generator) == 0))
+    found: dict[Protocol, Taught] = {}
+    trained = train_segmentation(lessons, judged, options, seed=group.seed, device=device, progress=progress)
+    for protocol, each in zip(protocols, trained, strict=True):
+        good = predicted(each.network, held_out, group.real.test.image_size, options, device)
+        details = {"protocol": protocol, **each.as_dict()} | ({"warning": WARNING} if protocol == "legacy" else {})
+        found[protocol] = Taught(each.network, Said({"good": good}, details))
+    return found
 
 
 def _folds(group: Group, generator: str) -> np.ndarray:
@@ -93,20 +115,30 @@ def _folds(group: Group, generator: str) -> np.ndarray:
     return with_defects_on_both_sides(fold, group.synth[generator].sources)
 
 
-def _material(group: Group, generator: str, protocol: Protocol) -> tuple[Lessons, Judged]:
-    """What is learned from and what the epoch is chosen on.
+def _lessons(group: Group, generator: str) -> Lessons:
+    """What is learned from, whatever the protocol.
 
     Raises:
-        DataError: a test image is among them.
+        DataError: a test image is among it.
     """
     real, images, fold = group.real, group.synth[generator], _folds(group, generator)
     drawn = np.flatnonzero(fold[images.sources] != 0)
     paths = images.features.paths
     lessons = Lessons(tuple(real.train.paths[i] for i in np.flatnonzero(fold != 0)), tuple(paths[i] for i in drawn), images.masks[drawn])
-    judged = _on_held_out(group, generator) if protocol == "clean" else Judged(_annotated(group), real.masks[real.annotated])
     check_choice((*lessons.good, *lessons.defects), real.test_contents, what="trained")
+    return lessons
+
+
+def _judged(group: Group, generator: str, protocol: Protocol) -> Judged:
+    """What the epoch is chosen on.
+
+    Raises:
+        DataError: a test image is among it, but for the leaking protocol.
+    """
+    real = group.real
+    judged = _on_held_out(group, generator) if protocol == "clean" else Judged(_annotated(group), real.masks[real.annotated])
     check_choice(judged.images, real.test_contents, what="chosen", protocol=protocol)
-    return lessons, judged
+    return judged
 
 
 def _annotated(group: Group) -> tuple[Path, ...]:

@@ -71,14 +71,39 @@ class Trained:
         }
 
 
+@dataclass(slots=True, eq=False)
+class _Choice:
+    """The best epoch so far, by one set of images."""
+
+    judged: Judged
+    kept: dict[str, torch.Tensor]
+    """The network's state after it."""
+    epoch: int = 0
+    judgements: list[float] = field(default_factory=list)
+
+    def judge(self, network: UNet, epoch: int, options: SegmentPlan, device: str) -> None:
+        """Look at the network as it is after `epoch`; its training is not disturbed."""
+        if self.judged.masks.any():
+            scores = predicted(network, self.judged.images, self.judged.masks.shape[1:], options, device)
+            self.judgements.append(float(aupro(scores.maps, self.judged.masks)))
+        if not self.judgements or self.judgements[-1] > max(self.judgements[:-1], default=-1.0):
+            self.epoch, self.kept = epoch, copy.deepcopy(network.state_dict())
+
+    def made(self, network: UNet, options: SegmentPlan, device: str, epochs: int) -> Trained:
+        """A network of its own."""
+        chosen = copy.deepcopy(network)
+        chosen.load_state_dict(self.kept)
+        return Trained(chosen.eval().requires_grad_(False), options, device, tuple(self.judgements), self.epoch, epochs)
+
+
 def train_segmentation(
-    lessons: Lessons, judged: Judged, options: SegmentPlan, *, seed: int, device: str = "cpu", progress: Progress = silent
-) -> Trained:
-    """Train, and keep the epoch that finds the defects of `judged` best by AUPRO@0.3; the last one where `judged` has none.
+    lessons: Lessons, judged: Sequence[Judged], options: SegmentPlan, *, seed: int, device: str = "cpu", progress: Progress = silent
+) -> tuple[Trained, ...]:
+    """Train once, and keep for each of `judged` the epoch that finds its defects best by AUPRO@0.3; the last one where it has none.
 
     Args:
         lessons: at least one defect; good images where the plan wants some in a batch.
-        judged: nothing else is looked at for the choice.
+        judged: nothing else is looked at for the choices, which know nothing of each other and change nothing in the training.
         seed: everything random is derived from it; torch's global generator is left alone.
         device: where the network runs.
         progress: called with stage `segment` for every step.
@@ -95,22 +120,18 @@ def train_segmentation(
     network = network.to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
     batches = _batches(lessons, options, rng)
-    began, judgements, best, kept = time.monotonic(), list[float](), 0, copy.deepcopy(network.state_dict())
-    total, epoch = options.epochs * options.steps, 0
+    choices = [_Choice(each, copy.deepcopy(network.state_dict())) for each in judged]
+    began, total, epoch = time.monotonic(), options.epochs * options.steps, 0
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         while epoch < options.epochs and not (epoch and options.minutes and time.monotonic() - began > 60 * options.minutes):
             for step in range(options.steps):
                 progress("segment", epoch * options.steps + step, total)
                 _step(network.train(), optimiser, *next(batches), options, device)
             epoch += 1
-            if judged.masks.any():
-                scores = predicted(network, judged.images, judged.masks.shape[1:], options, device)
-                judgements.append(float(aupro(scores.maps, judged.masks)))
-            if not judgements or judgements[-1] > max(judgements[:-1], default=-1.0):
-                best, kept = epoch, copy.deepcopy(network.state_dict())
+            for choice in choices:
+                choice.judge(network, epoch, options, device)
     progress("segment", total, total)
-    network.load_state_dict(kept)
-    return Trained(network.eval().requires_grad_(False), options, device, tuple(judgements), best, epoch)
+    return tuple(choice.made(network, options, device, epoch) for choice in choices)
 
 
 def _step(

@@ -80,7 +80,7 @@ def lessons(parts) -> Lessons:
 def test_it_learns_to_see_spots(lessons):
     options = SegmentPlan(side=32, width=8, epochs=3, steps=15, learning_rate=0.005)
     judged = Judged((*lessons.defects, *lessons.good), np.concatenate([lessons.masks, np.zeros((len(lessons.good), 64, 64), bool)]))
-    trained = train_segmentation(lessons, judged, options, seed=0)
+    (trained,) = train_segmentation(lessons, [judged], options, seed=0)
     assert max(trained.judgements) > 0.8
     assert trained.epoch == 1 + int(np.argmax(trained.judgements))
     scores = predicted(trained.network, judged.images, (64, 64), options, "cpu")
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_network_and_torchs_generator_is_left_alone
     judged = Judged(lessons.defects, lessons.masks)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first, again, other = (train_segmentation(lessons, judged, options, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (train_segmentation(lessons, [judged], options, seed=seed)[0] for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
@@ -107,16 +107,34 @@ def test_the_best_epoch_is_kept_and_the_last_where_nothing_can_be_judged(lessons
     monkeypatch.setattr("aoi.bench.couplings.segmentation.aupro", lambda *_: next(areas))
     options = SegmentPlan(**TINY | {"epochs": 4, "steps": 1})
     judged = Judged(lessons.defects, lessons.masks)
-    assert train_segmentation(lessons, judged, options, seed=0).epoch == 2
-    unjudged = train_segmentation(lessons, Judged((), np.zeros((0, 64, 64), bool)), options, seed=0)
+    assert train_segmentation(lessons, [judged], options, seed=0)[0].epoch == 2
+    (unjudged,) = train_segmentation(lessons, [Judged((), np.zeros((0, 64, 64), bool))], options, seed=0)
     assert (unjudged.epoch, unjudged.judgements) == (4, ())
+
+
+def test_one_training_serves_several_choices_as_trainings_of_their_own_would(lessons):
+    options = SegmentPlan(**TINY | {"epochs": 4, "steps": 3, "learning_rate": 0.02})
+    several = [
+        Judged(lessons.defects[:3], ~lessons.masks[:3]),
+        Judged((), np.zeros((0, 64, 64), bool)),
+        Judged(lessons.defects, lessons.masks),
+    ]
+    together = train_segmentation(lessons, several, options, seed=0)
+    assert len({each.epoch for each in together}) > 1
+    for judged, found in zip(several, together, strict=True):
+        (alone,) = train_segmentation(lessons, [judged], options, seed=0)
+        assert found.as_dict() == alone.as_dict()
+        for name, value in alone.network.state_dict().items():
+            assert torch.equal(value, found.network.state_dict()[name]), name
+        shown = [predicted(each.network, lessons.good, (64, 64), options, "cpu") for each in (alone, found)]
+        np.testing.assert_array_equal(shown[0].maps, shown[1].maps)
 
 
 def test_out_of_time_it_stops_after_an_epoch_and_says_so(lessons):
     stages = []
     options = SegmentPlan(**TINY | {"epochs": 50, "minutes": 1e-9})
     judged = Judged((), np.zeros((0, 64, 64), bool))
-    trained = train_segmentation(lessons, judged, options, seed=0, progress=lambda *args: stages.append(args))
+    (trained,) = train_segmentation(lessons, [judged], options, seed=0, progress=lambda *args: stages.append(args))
     assert trained.as_dict() == {"epoch": 1, "judgements": [], "steps": 2, "out_of_time": True}
     assert stages[0] == ("segment", 0, 100)
     assert stages[-1] == ("segment", 100, 100)
@@ -126,7 +144,7 @@ def test_nothing_to_learn_from_is_an_error(lessons):
     nothing = Judged((), np.zeros((0, 64, 64), bool))
     for empty in (Lessons(lessons.good, (), lessons.masks[:0]), Lessons((), lessons.defects, lessons.masks)):
         with pytest.raises(DataError, match="to train a U-Net on"):
-            train_segmentation(empty, nothing, SegmentPlan(**TINY), seed=0)
+            train_segmentation(empty, [nothing], SegmentPlan(**TINY), seed=0)
 
 
 @pytest.fixture
@@ -181,6 +199,18 @@ def test_the_legacy_protocol_says_that_it_leaks(group):
     assert len(legacy.details["judgements"]) == 2
 
 
+def test_protocols_that_share_a_training_say_what_they_say_alone(group):
+    both = dataclasses.replace(group, plan=group.plan.model_copy(update={"segment": SegmentPlan(**TINY, protocol="both")}))
+    for rule in (segment, segment_legacy):
+        shared, alone = rule(both, "perlin"), rule(dataclasses.replace(group, sharing=None), "perlin")
+        np.testing.assert_array_equal(shared.maps, alone.maps)
+        assert (shared.details, shared.image_threshold, shared.pixel_threshold) == (
+            alone.details,
+            alone.image_threshold,
+            alone.pixel_threshold,
+        )
+
+
 def test_fold_0_is_kept_from_training(group, monkeypatch):
     from aoi.bench.couplings import segment as module
 
@@ -188,7 +218,7 @@ def test_fold_0_is_kept_from_training(group, monkeypatch):
     original = module.train_segmentation
     monkeypatch.setattr(module, "train_segmentation", lambda *args, **kwargs: seen.append(args) or original(*args, **kwargs))
     segment(dataclasses.replace(group, sharing=None), "perlin")
-    learned, judged = seen[0][0], seen[0][1]
+    learned, (judged,) = seen[0][0], seen[0][1]
     fold, images = group.held_out.fold, group.synth["perlin"]
     sources = dict(zip(images.features.paths, images.sources, strict=True))
     position = {path: i for i, path in enumerate(group.real.train.paths)}
@@ -230,7 +260,7 @@ def test_it_is_computed_once_for_all_detectors_and_said_to_leak_in_every_table(p
     monkeypatch.setattr(module, "train_segmentation", lambda *args, **kwargs: calls.append(kwargs["seed"]) or original(*args, **kwargs))
     plan = small_plan(parts, couplings=("calibrate", "segment"), generators=("perlin",), segment=TINY | {"protocol": "both"})
     result = run_bench(plan, tmp_path)
-    assert sorted(calls) == [0, 0, 1, 1]  # two protocols, two seeds, not two detectors
+    assert sorted(calls) == [0, 1]  # two seeds, neither two protocols, which learn alike, nor two detectors
     found = {(row.detector, row.coupling, row.metric): row for row in result.arms}
     for coupling in ("segment", LEAKING):
         values = [[one.value for one in found[detector, coupling, "pixel_aupro"].per_seed] for detector in ("padim", "patchcore")]
@@ -275,7 +305,7 @@ def test_degradations_share_a_network_and_read_it_back_as_it_was(parts, small_pl
         degradation=("none", "noise:20", "jpeg:5"),
     )  # fmt: skip
     run_bench(plan, tmp_path / "together")
-    assert len(calls) == 1 + 3  # the leaking protocol chooses its epoch on the test images: anew on those of each degradation
+    assert [len(judged) for _, judged, *_ in calls] == [2, 1, 1]  # the leaking protocol chooses anew on the test images of each degradation
     for worse in ("noise:20", "jpeg:5"):
         run_bench(plan.model_copy(update={"degradation": (worse,)}), tmp_path / worse[:4])
         (alone,) = (tmp_path / worse[:4] / "arms").glob("disc-padim-perlin-segment-0-*.json")
