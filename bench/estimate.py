@@ -14,11 +14,13 @@ from aoi.bench.cache.store import DEFAULT_GB, FEATURES, Cache, feature_entry
 from aoi.bench.forecast import Estimate
 from aoi.bench.makespan import makespan
 from aoi.bench.material.miniature import Miniature, measured
+from aoi.bench.material.sources import stock_of
 from aoi.bench.plan import Plan
+from aoi.bench.plan_options import ORACLE_MASK
 from aoi.bench.run import checked_datasets, prepare
 from aoi.bench.scale import parted_portions, tasks_of
 from aoi.bench.state import Run
-from aoi.bench.workload import Load, Workload, makers_of
+from aoi.bench.workload import Load, Workload, makers_of, tested
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone
@@ -70,7 +72,8 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
     with worker_threads(engine.threads if isinstance(engine, LocalEngine) else None):
         mini = _timed(plan, todo, first, run.progress)
     needed = {
-        name: Workload(plan, name, each, mini, _extracted(plan, each, run.backbone, run.cache), run.out) for name, each in datasets.items()
+        name: Workload(plan, name, each, mini, _extracted(run, each), run.out, stock_of(plan, name, each, run.elsewhere).supply)
+        for name, each in datasets.items()
     }
     parted = parted_portions(plan, missing, workers or 1)
     tasks = _loads(needed, missing, parted)
@@ -95,10 +98,15 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
 
 def _timed(plan: Plan, todo: Sequence[Arm], dataset: Dataset, progress: Progress) -> Miniature:
     """Rates of everything that the missing arms need."""
-    makers = dict.fromkeys([*makers_of(plan, todo), *plan.watchers(todo)])
+    makers = dict.fromkeys(_painter(name, plan) for name in (*makers_of(plan, todo), *plan.watchers(todo)))
     generators = tuple(name for name in makers if name in generator_names())  # what others give is there already
     with tempfile.TemporaryDirectory(prefix="aoi-estimate-", ignore_cleanup_errors=True) as place:
         return measured(plan, dataset, generators, Path(place), progress=progress)
+
+
+def _painter(maker: str, plan: Plan) -> str:
+    """Who draws its defects."""
+    return plan.real.texture if maker == ORACLE_MASK else maker
 
 
 def _loads(needed: Mapping[str, Workload], missing: Mapping[str, Mapping[Arm, str]], parted: int) -> list[Task[Load]]:
@@ -118,11 +126,11 @@ def _wall(tasks: Sequence[Task[Load]], plan: Plan, mini: Miniature, workers: int
     return makespan((Task(task.name, sum(_seconds(task.argument, plan, mini).values()), task.after) for task in tasks), workers)
 
 
-def _extracted(plan: Plan, dataset: Dataset, backbone: Backbone, store: Cache) -> int:
+def _extracted(run: Run, dataset: Dataset) -> int:
     """Real images whose features are in the cache."""
-    size = (plan.image_size, plan.image_size)
-    sets = [tuple(sample.path for sample in each) for each in (dataset.train_good, dataset.test)]
-    return sum(len(paths) for paths in sets if store.has(FEATURES, feature_entry(features_key(paths, backbone, size))))
+    size = (run.plan.image_size, run.plan.image_size)
+    sets = [tuple(sample.path for sample in each) for each in (dataset.train_good, tested(dataset, run.plan))]
+    return sum(len(paths) for paths in sets if run.cache.has(FEATURES, feature_entry(features_key(paths, run.backbone, size))))
 
 
 def _seconds(load: Load, plan: Plan, mini: Miniature) -> dict[str, float]:
@@ -130,7 +138,7 @@ def _seconds(load: Load, plan: Plan, mini: Miniature) -> dict[str, float]:
     took, detectors, couplings = mini.seconds, len(plan.detectors), len(plan.named_couplings)
     each = took.get("features", 0.0) / (mini.train + mini.test)
     found = {"features of real images": load.images * each}
-    found |= {f"defects by {maker}": count * mini.making.get(maker, each) for maker, count in load.defects.items()}
+    found |= {f"defects by {maker}": count * mini.making.get(_painter(maker, plan), each) for maker, count in load.defects.items()}
     found["features of old defects"] = (load.featured - sum(load.defects.values())) * each  # of new ones they are part of the making
     found["fits"] = took.get("fits", 0.0) / detectors * load.learned
     found["scores"] = sum(took.get(stage, 0.0) for stage in ("scores", "test scores", "held-out scores")) / detectors * load.scored

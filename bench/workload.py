@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from aoi.bench.arms import Arm, generator_slug, portions, synth_name
 from aoi.bench.forecast import Shared
 from aoi.bench.material.miniature import Miniature
 from aoi.bench.material.probe import probe_folder
+from aoi.bench.material.taken import take
 from aoi.bench.plan import Plan
+from aoi.bench.plan_options import REAL
 from aoi.bench.scale import Step
-from aoi.data.sample import Dataset
+from aoi.data.sample import Dataset, Sample
 from aoi.synth.outfolder import MANIFEST
 
 
@@ -65,6 +67,12 @@ def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
     return list(dict.fromkeys([*(arm.generator for arm in arms if not arm.is_baseline), *judges]))
 
 
+def tested(dataset: Dataset, plan: Plan) -> tuple[Sample, ...]:
+    """The test images without the real defects that the plan takes out; images that show the same are not looked for."""
+    taken = {sample.path for sample in take(dataset.test, plan.real)} if plan.takes_out else set()
+    return tuple(sample for sample in dataset.test if sample.path not in taken)
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What arms of one data set need.
@@ -72,6 +80,7 @@ class Workload:
     Args:
         extracted: of the real images, how many have features in the cache.
         out: the ablation's folder.
+        supply: by generator, defects that are there, real ones or from a folder: nothing is drawn for them.
     """
 
     plan: Plan
@@ -80,6 +89,7 @@ class Workload:
     mini: Miniature
     extracted: int
     out: Path
+    supply: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, step: Step, *, made: bool = False) -> Load:
         """What one task does.
@@ -94,7 +104,8 @@ class Workload:
         load = Load(block=self._all(arms))
         for lot in () if made else self._lots(arms, *step.portion):
             load.featured += lot.wanted
-            load.defects[lot.maker] = load.defects.get(lot.maker, 0) + lot.wanted - lot.kept
+            if not lot.given:
+                load.defects[lot.maker] = load.defects.get(lot.maker, 0) + lot.wanted - lot.kept
         return load if step.ahead else load + self._computed(arms, step.portion[1])
 
     def _computed(self, arms: list[Arm], shots: int) -> Load:
@@ -105,12 +116,12 @@ class Workload:
         for arm in arms:
             stage, amount = self._arm(arm, good)
             load.arms[stage] = load.arms.get(stage, 0.0) + amount
-            load.counted += len(self.dataset.test) / mini.test
+            load.counted += self._tested / mini.test
         return load
 
     def _arm(self, arm: Arm, good: int) -> tuple[str, float]:
         """Its stage, and how many times the miniature's work it is."""
-        test, options, mini = len(self.dataset.test), self.plan.segment, self.mini
+        test, options, mini = self._tested, self.plan.segment, self.mini
         if arm.is_baseline:
             return "baseline", test / mini.test
         if arm.coupling in options.couplings:
@@ -119,15 +130,28 @@ class Workload:
 
     def _test(self, arms: Iterable[Arm]) -> int:
         """Test images, each as often as something else was done to it."""
-        return len(self.dataset.test) * len({arm.condition.degradation for arm in arms})
+        return self._tested * len({arm.condition.degradation for arm in arms})
+
+    @property
+    def _tested(self) -> int:
+        """Test images without the defects that are taken out."""
+        return len(tested(self.dataset, self.plan))
 
     def _all(self, arms: list[Arm]) -> int:
         """Defects of a portion, the probe's among them."""
-        return self.plan.most * len(makers_of(self.plan, arms)) + len(self.plan.watchers(arms)) * self.plan.probe.count
+        return sum(map(self._amount, makers_of(self.plan, arms))) + len(self.plan.watchers(arms)) * self.plan.probe.count
+
+    def _amount(self, maker: str) -> int:
+        """Defects of one generator in a portion: of real ones all that were taken out, whatever the plan's amount."""
+        most = self.plan.most
+        return self.supply[REAL] if maker == REAL else min(most, self.supply.get(maker, most))
 
     def _lots(self, arms: list[Arm], seed: int, shots: int) -> list[_Lot]:
         plan, found = self.plan, []
         for maker in makers_of(plan, arms):
+            if maker in self.supply:
+                found.append(_Lot(maker, self._amount(maker), self._amount(maker), False, given=True))
+                continue
             folder = self.out / "synth" / self.name / generator_slug(maker) / synth_name(seed, shots)
             found.append(_Lot(maker, plan.most, _on_disk(folder, plan.most), False))
         for maker in self.plan.watchers(arms):
@@ -144,13 +168,16 @@ class Workload:
             fits += len({arm.detector for arm in block}) * (1 + folds)
             lots += self._lots(block, seed, shots)
         real, name = len(self.dataset.train_good) + self._test(arms), self.name
-        probe, own = [lot for lot in lots if lot.probe], [lot for lot in lots if not lot.probe]
+        probe, given = [lot for lot in lots if lot.probe], [lot for lot in lots if lot.given]
+        own = [lot for lot in lots if not lot.probe and not lot.given]
         watched = sum(self.plan.watched(arm.coupling) for arm in arms)
-        drawn = sum(not arm.is_baseline for arm in arms)
+        fed = sum(arm.generator in self.supply for arm in arms)
+        drawn = sum(not arm.is_baseline for arm in arms) - fed
         return [
             *([_shared(f"{name}: defects of the probe, which vetoes choices, made", probe, watched)] if probe else []),
             Shared(f"{name}: real images through the backbone", real, self.extracted, len(arms)),
-            _shared(f"{name}: defects made", own, drawn),
+            *([_shared(f"{name}: defects made", own, drawn)] if own else []),
+            *([_shared(f"{name}: defects that need no making, real or from a folder", given, fed)] if given else []),
             Shared(f"{name}: detectors fitted, on all good images and without each fold", fits, 0, len(arms)),
         ]
 
@@ -165,6 +192,8 @@ class _Lot:
     """Of these, how many are there."""
     probe: bool
     """They veto choices."""
+    given: bool = False
+    """Nobody makes them."""
 
 
 def _shared(what: str, lots: list[_Lot], used_by: int) -> Shared:

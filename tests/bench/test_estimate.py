@@ -64,6 +64,33 @@ def test_the_arithmetic_of_a_whole_plan(plan, tmp_path, fixed):
     assert not (tmp_path / "cache").exists()
 
 
+def test_defects_that_are_there_need_no_making(plan, small_plan, parts, tmp_path, fixed):
+    """Real ones had counted as drawn, as many as of a generator, and were tested on beside."""
+    from aoi.synth.generate import GenerateOptions, generate_dataset
+
+    generate_dataset(parts / "train" / "good", tmp_path / "made", GenerateOptions(count=7, seed=0, size=64, workers=1))
+    folder = f"folder:{tmp_path / 'made'}"
+    bounds = small_plan(parts, generators=("none", "perlin", "real", "oracle-mask", folder), detectors=("padim",), real={"per_type": 3})
+    found = estimate(bounds, tmp_path / "out", cache=tmp_path / "cache")
+    assert {(one.what.split(": ")[1].split(",")[0], one.count, one.on_record) for one in found.shared} == {
+        ("real images through the backbone", 14 + 12 - 3, 0),
+        ("defects made", 2 * 2 * 12, 0),
+        ("defects that need no making", 2 * (3 + 7), 2 * (3 + 7)),
+        ("detectors fitted", 2 * 3, 0),
+    }
+    assert sum(one.used_by for one in found.shared if "defects" in one.what) == found.arms["disc"] - 2
+    making = {what: seconds for what, seconds in found.seconds.items() if what.startswith("defects by")}
+    assert making == {"defects by perlin": 24 * 0.5, "defects by oracle-mask": 24 * 0.5}  # painted by perlin
+    assert found.seconds["features of old defects"] == 2 * (3 + 7) * 1.0
+    assert found.disk["defects"] == 48 * 10
+    alone = estimate(bounds.model_copy(update={"generators": ("none", "real")}), tmp_path / "out", cache=tmp_path / "cache")
+    assert not any("made" in one.what for one in alone.shared)
+    assert alone.disk["defects"] == 0
+    run_bench(bounds.model_copy(update={"generators": ("none", "real")}), tmp_path / "out", cache=tmp_path / "cache")
+    again = estimate(bounds, tmp_path / "out", cache=tmp_path / "cache")
+    assert next(one for one in again.shared if "backbone" in one.what).on_record == 14 + 12 - 3
+
+
 def test_what_is_on_record_costs_nothing(plan, tmp_path, fixed):
     one_seed = plan.model_copy(update={"seeds": (0,), "generators": ("none", "perlin")})
     run_bench(one_seed, tmp_path / "out", cache=tmp_path / "cache")
