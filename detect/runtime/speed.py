@@ -9,7 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from aoi.detect.inspection import Runtime, inspect
+from aoi.detect.inspection import inspect
+from aoi.detect.inspectors import Runtime
 from aoi.errors import ModelError
 
 

@@ -35,6 +35,7 @@ def measured(case: str, side: str, values: dict[str, Any], device: str) -> dict[
     except Unavailable as error:
         return {"skipped": str(error)}
     memory = {"memory_mb": max(0.0, peak_mb() - before), "memory_exact": exact, "lifetime_peak_mb": lifetime_peak_mb(), **_on_gpu(device)}
+    memory["memory_mb"] += found.pop("elsewhere_mb", 0.0)  # in processes it started: all they ever held
     check = found.pop("check", dict)
     result = {"seconds": found.pop("seconds", seconds), **memory, **found, "check": check()}
     stages.close()

@@ -16,7 +16,8 @@ from speed.plan import Case, Point, Series, Target
 RATIO = "0.01"
 PREDICT = (
     "From image files to verdicts: decoding, resizing, backbone, search, map, score; PatchCore with a bank of 1 %, ResNet-18 unless a side "
-    "says embedded. The model is loaded before the clock starts. aoi writes masks and `preds.jsonl`. anomalib, with the same weights and "
+    "says embedded. The model is loaded before the clock starts, in aoi's case in every process that looks: on an export's runtime one for "
+    "each core, whose whole memory counts, libraries included. aoi writes masks and `preds.jsonl`. anomalib, with the same weights and "
     "the same bank, returns its results from `Engine.predict` in batches of 8 and writes nothing. torch is the same detector in the "
     "plainest code, and writes one JSON file."
 )

@@ -40,6 +40,7 @@ def predict(side: str, values: dict[str, Any], device: str) -> Stages:
 def _aoi(side: str, values: dict[str, Any], device: str, place: Path) -> Callable[[Path], dict[str, Any]]:
     """`aoi detect run`, files to JSON and masks on disk; by name `aoi [embedded] [openvino|onnx [bf16]]`."""
     from aoi.detect.inspection import inspect
+    from aoi.detect.inspectors import processes_for
     from aoi.errors import AoiError
 
     runtime, run = _model(side, values)
@@ -51,7 +52,9 @@ def _aoi(side: str, values: dict[str, Any], device: str, place: Path) -> Callabl
             report = inspect(str(source), run, place / str(next(number)), overlays=False, device=device, **more)
         except (AoiError, ImportError, TypeError, ValueError) as error:
             raise Unavailable(f"{type(error).__name__}: {getattr(error, 'message', error)}") from error
-        return {"seconds": report.num_images / report.images_per_s, "check": lambda: {"rejected": report.num_ng}}
+        processes = 0 if runtime == "torch" else processes_for(run, report.num_images)
+        held = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * processes if processes > 1 else 0.0
+        return {"seconds": report.num_images / report.images_per_s, "elsewhere_mb": held, "check": lambda: {"rejected": report.num_ng}}
 
     return look
 

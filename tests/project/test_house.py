@@ -21,7 +21,7 @@ ROOMS = {
     "captions": {"errors", "data"},
     "metrics": {"errors", "data"},
     "synth": {"errors", "configs", "data", "engine", "captions", "metrics"},
-    "detect": {"errors", "configs", "data", "metrics"},
+    "detect": {"errors", "configs", "data", "engine", "metrics"},
     "bench": {"errors", "configs", "data", "engine", "captions", "metrics", "synth", "detect"},
     "terminal": {"errors", "configs", "data", "engine", "captions", "metrics", "synth", "detect", "bench"},
 }

@@ -1,0 +1,102 @@
+"""One image's way from file to record: looked at, its mask and overlay in place, its row of `preds.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from aoi.data.content import file_hash
+from aoi.data.images import read_image, read_mask, write_image, write_mask
+from aoi.data.sample import Sample
+from aoi.detect.overlay import caption, draw_overlay
+from aoi.detect.verdict import BadImage, Prediction, Thresholds
+from aoi.errors import DataError
+
+
+class Looker(Protocol):
+    """A fitted detector that can be shown images, whatever it runs on."""
+
+    model: str
+    category: str
+    run_id: str
+    thresholds: Thresholds
+    fingerprint: str
+    """Changes with the detector and its thresholds."""
+    batch: int
+    """Images it likes at once."""
+    workers: int
+    """Threads that may show it images."""
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Inspect HWC uint8 RGB images of any size; may be called from several threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One image that is to be inspected."""
+
+    path: Path
+    name: str
+    """Stem of the files that are written about it."""
+    sample: Sample | None
+    """What is known about it, when it comes from a data set."""
+
+
+Found = list[dict[str, Any] | BadImage]
+"""Of each part its row of `preds.jsonl`, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where images are looked at and what was seen is written down; used by several threads."""
+
+    looker: Looker
+    out: Path
+    overlays: bool
+
+    def inspect(self, parts: Sequence[Part]) -> Found:
+        """Rows, after masks and overlays are in place."""
+        loaded = [(part, _load(part.path)) for part in parts]
+        images = [image for _, image in loaded if not isinstance(image, BadImage)]
+        predictions = iter(self.looker.predict(images))
+        return [image if isinstance(image, BadImage) else self._write(part, image, next(predictions)) for part, image in loaded]
+
+    def _write(self, part: Part, image: np.ndarray, prediction: Prediction) -> dict[str, Any]:
+        sample, thresholds = part.sample, self.looker.thresholds
+        mask_path = self.out / "masks" / f"{part.name}.png"
+        write_mask(mask_path, prediction.regions.mask)
+        overlay_path = self.out / "overlays" / f"{part.name}.jpg" if self.overlays else None
+        if overlay_path is not None:
+            truth = read_mask(sample.mask_path) if sample is not None and sample.mask_path is not None else None
+            picture = draw_overlay(image, prediction.anomaly_map, thresholds, regions=prediction.regions.mask, truth=truth)
+            text = f"{'NG' if prediction.is_anomaly else 'OK'}  {prediction.score:.3f} / {thresholds.image_threshold:.3f}"
+            write_image(overlay_path, caption(picture, text, alarm=prediction.is_anomaly))
+        return {
+            "image_path": str(part.path),
+            "image_sha256": file_hash(part.path),
+            "model": self.looker.model,
+            "category": self.looker.category,
+            "image_size": list(image.shape[:2]),
+            "gt_label": sample.label if sample is not None else None,
+            "pred_score": prediction.score,
+            "image_threshold": thresholds.image_threshold,
+            "pixel_threshold": thresholds.pixel_threshold,
+            "label": "NG" if prediction.is_anomaly else "OK",
+            "is_anomaly": prediction.is_anomaly,
+            "num_defects": len(prediction.regions.regions),
+            "total_defect_area": prediction.regions.total_area,
+            "defects": [region.as_dict() for region in prediction.regions.regions],
+            "mask_path": str(mask_path),
+            "overlay_path": None if overlay_path is None else str(overlay_path),
+        }
+
+
+def _load(path: Path) -> np.ndarray | BadImage:
+    try:
+        return read_image(path)
+    except DataError as error:
+        return BadImage(path, error.message)
