@@ -65,8 +65,9 @@ def looked(source: Path, export: Path, out: Path, **more: Any) -> InspectionRepo
 
 
 def files_of(report: InspectionReport) -> dict[str, bytes]:
-    """All that was written, but for where and when."""
-    written = {path.relative_to(report.out).as_posix(): path for path in report.out.rglob("*") if path.is_file()}
+    """All that was written, but for where and when, and for what a killed process had begun to write."""
+    found = [path for path in report.out.rglob("*") if path.is_file() and ".part." not in path.name]
+    written = {path.relative_to(report.out).as_posix(): path for path in found}
     del written["report.json"]
     return {name: path.read_bytes().replace(str(report.out).encode(), b"OUT") for name, path in written.items()}
 
