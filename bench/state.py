@@ -82,7 +82,7 @@ def _arm_identity(run: Run, arm: Arm, fingerprint: str) -> str:
     if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
         cell += [arm.amount, arm.condition.named()]
     own = run.plan.own_options(arm.detector, arm.coupling)
-    own += [] if run.backbone.precision == "float32" else [run.backbone.precision]
+    own += [] if run.backbone.precision == "float32" else [run.backbone.precision, "from map to map"]
     own += [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
     own += [run.elsewhere[place].fingerprint] if (place := (arm.dataset, arm.generator)) in run.elsewhere else []
     own += [] if arm.is_baseline or run.plan.drawn_size == run.plan.image_size else ["drawn at the size of the good image"]

@@ -21,6 +21,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Precision = Literal["float32", "bfloat16"]
 """Of the network's arithmetic; feature maps are float32 either way."""
+AT_ONCE = 4
+"""Images that go through a network on a processor together: what one layer leaves is still in the core's cache when the next reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +57,38 @@ class Backbone:
     precision: Precision = "float32"
     compiled: CompiledNetwork | None = None
     """Runs in the network's place where there is one."""
-    fused: Callable[[torch.Tensor], Any] | None = None
-    """Runs in the network's place where nothing is compiled and its arithmetic is float32; the same but for rounding."""
+    fused: Callable[..., Any] | None = None
+    """Runs in the network's place where nothing is compiled; the same but for rounding."""
 
     def __call__(self, images: np.ndarray) -> dict[str, torch.Tensor]:
         """Feature maps of N×H×W×3 uint8 RGB images: layer name to N×C×h×w float32 on `device`."""
         with torch.inference_mode():
-            # A channels-last view: NHWC bytes are already in the order the convolutions like.
-            pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-            mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
-            normalised, coarse = pixels.sub_(mean).div_(std), self.precision == "bfloat16"
-            if self.compiled is not None:
-                maps = self.compiled(normalised, coarse=coarse)
-            elif self.fused is not None and not coarse:
-                maps = self.fused(normalised)
-            else:
-                with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=coarse):
-                    maps = self.network(normalised)
-            return {
-                spec.name: found.float().contiguous() for spec, found in zip(self.available, maps, strict=True) if spec.name in self.layers
-            }
+            step = AT_ONCE if self.device == "cpu" and self.compiled is None else max(1, len(images))
+            found: dict[str, torch.Tensor] = {}
+            for start in range(0, max(1, len(images)), step):
+                for name, maps in self._maps(images[start : start + step]).items():
+                    if len(maps) == len(images):
+                        found[name] = maps.float().contiguous()
+                        continue
+                    if name not in found:
+                        found[name] = torch.empty((len(images), *maps.shape[1:]), device=maps.device)
+                    found[name][start : start + len(maps)] = maps
+            return found
+
+    def _maps(self, images: np.ndarray) -> dict[str, torch.Tensor]:
+        """The maps in `layers`, in the network's own order of axes and arithmetic."""
+        # A channels-last view: NHWC bytes are already in the order the convolutions like.
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
+        normalised, coarse = pixels.sub_(mean).div_(std), self.precision == "bfloat16"
+        if self.compiled is not None:
+            maps = self.compiled(normalised, coarse=coarse)
+        elif self.fused is not None:
+            maps = self.fused(normalised, coarse=coarse)
+        else:
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=coarse):
+                maps = self.network(normalised)
+        return {spec.name: found for spec, found in zip(self.available, maps, strict=True) if spec.name in self.layers}
 
     def layers_for(self, strides: Sequence[int]) -> tuple[str, ...]:
         """Names of the maps nearest to the wanted strides, finest first.

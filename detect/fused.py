@@ -1,11 +1,13 @@
 """A network as a processor runs it best: normalisations folded into convolutions, and what follows one done while its result is at hand.
 
 A third of a ResNet's time on a processor goes into passes over memory between its convolutions. What a convolution adds and cuts off is
-part of the convolution in the library behind torch, where it is asked for.
+part of the convolution in the library behind torch, where it is asked for. In bfloat16, whose products are several times as fast, those
+passes and the conversions between them are most of the time; a folded network has neither.
 """
 
 from __future__ import annotations
 
+import copy
 import operator
 import threading
 from collections.abc import Callable, MutableMapping
@@ -20,8 +22,10 @@ _ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "a
 _CUTS: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
 AGREEMENT = 1e-4
 """Largest difference, in units of the largest number in a map, that folding may make by rounding."""
-_known: MutableMapping[tuple[str, int], Any] = WeakValueDictionary()
-"""What this process has folded and still uses, by identity and side of the probe."""
+COARSE_AGREEMENT = 0.05
+"""The same for bfloat16, whose numbers have 8 bits; a network's maps are off by 1 to 2 %."""
+_known: MutableMapping[tuple[str, int, torch.dtype], Any] = WeakValueDictionary()
+"""What this process has folded and still uses, by identity, side of the probe and arithmetic."""
 _one_at_a_time = threading.Lock()
 
 
@@ -55,21 +59,81 @@ class FusedNetwork:
     """
 
     def __init__(self, network: nn.Module, *, identity: str, side: int) -> None:
-        self._network, self._key = network, (identity, side)
-        self._fast: Callable[[torch.Tensor], Any] | None = None
+        self._network, self._identity, self._side = network, identity, side
+        self._fast: dict[torch.dtype, Callable[[torch.Tensor], Any]] = {}
+
+    def __call__(self, pixels: torch.Tensor, *, coarse: bool = False) -> Any:
+        """The maps of n×3×H×W float32 images; computed in bfloat16, and left so, if `coarse` and the network's steps allow it."""
+        arithmetic = torch.bfloat16 if coarse else torch.float32
+        if arithmetic not in self._fast:
+            with _one_at_a_time:  # predictors are called by several threads
+                key = (self._identity, self._side, arithmetic)
+                fast = _known.get(key)
+                self._fast[arithmetic] = _known[key] = self._folded(coarse) if fast is None else fast
+        return self._fast[arithmetic](pixels)
+
+    def _folded(self, coarse: bool) -> Callable[[torch.Tensor], Any]:
+        with torch.inference_mode(False):  # weights that are made here are as good as those that were loaded
+            probe = torch.randn((1, 3, self._side, self._side), generator=torch.Generator().manual_seed(0))
+            exact = fused(self._network, probe)
+            return coarsened(exact, self._network, probe) if coarse else exact
+
+
+class Autocast:
+    """A network whose products torch rounds, one by one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
 
     def __call__(self, pixels: torch.Tensor) -> Any:
         """The maps of n×3×H×W float32 images."""
-        if self._fast is None:
-            with _one_at_a_time:  # predictors are called by several threads
-                fast = _known.get(self._key)
-                self._fast = _known[self._key] = self._folded() if fast is None else fast
-        return self._fast(pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._network(pixels)
 
-    def _folded(self) -> Callable[[torch.Tensor], Any]:
-        side = self._key[1]
-        with torch.inference_mode(False):  # weights that are made here are as good as those that were loaded
-            return fused(self._network, torch.randn((1, 3, side, side), generator=torch.Generator().manual_seed(0)))
+
+class Coarse:
+    """A folded network with weights in bfloat16."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self._graph = graph
+
+    def __call__(self, pixels: torch.Tensor) -> Any:
+        """The maps of n×3×H×W float32 images, bfloat16."""
+        return self._graph(pixels.bfloat16())
+
+
+def coarsened(folded: Callable[[torch.Tensor], Any], network: nn.Module, probe: torch.Tensor) -> Callable[[torch.Tensor], Any]:
+    """What computes a network in bfloat16 from one map to the next; `Autocast` where a step is not as good in bfloat16 as in float32.
+
+    Convolutions sum in float32 either way; a rectifier, a largest value and a sum of two maps lose no more than their result is rounded.
+
+    Args:
+        folded: what `fused` gave.
+        network: what it was made of.
+        probe: images on which they are compared, float32.
+    """
+    if not (isinstance(folded, fx.GraphModule) and _is_simple(folded)):
+        return Autocast(network)
+    coarse = Coarse(copy.deepcopy(folded).bfloat16())
+    try:
+        with torch.inference_mode():
+            pairs = list(zip(folded(probe), coarse(probe), strict=True))
+    except RuntimeError:  # a processor without such products
+        return Autocast(network)
+    same = all(bool((a - b.float()).abs().max() <= COARSE_AGREEMENT * (1e-30 + a.abs().max())) for a, b in pairs)
+    return coarse if same else Autocast(network)
+
+
+def _is_simple(graph: fx.GraphModule) -> bool:
+    """Convolutions, rectifiers, poolings by the largest value and sums are all there is."""
+    parts = dict(graph.named_modules())
+    modules = (FusedConvolution, nn.Conv2d, nn.MaxPool2d, nn.ReLU)
+    return all(
+        isinstance(parts[str(node.target)], modules)
+        if node.op == "call_module"
+        else node.op in ("placeholder", "output") or node.target in _ADDITIONS + _CUTS
+        for node in graph.graph.nodes
+    )
 
 
 def fused(network: nn.Module, probe: torch.Tensor) -> Callable[[torch.Tensor], Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from torch import nn
 
 from aoi.detect import fused as module
 from aoi.detect.backbones import Backbone, wrap
-from aoi.detect.fused import FusedConvolution, fused
+from aoi.detect.fused import Autocast, FusedConvolution, coarsened, fused
+from aoi.detect.precision import has_coarse_products
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -108,8 +110,6 @@ def test_it_is_folded_when_it_first_runs_and_once_for_the_same_weights(monkeypat
     images = rng.integers(0, 256, (2, 48, 48, 3)).astype(np.uint8)
     first, again, other = loaded(0), loaded(0), loaded(1)
     assert not folded
-    first.with_precision("bfloat16")(images)
-    assert not folded
     maps = [each(images) for each in (first, again, first.with_layers(["a"]), other)]
     assert folded == [first.network, other.network]
     for name, found in maps[0].items():
@@ -131,18 +131,60 @@ def test_threads_that_come_at_once_fold_once(monkeypatch: pytest.MonkeyPatch) ->
     assert all(torch.equal(each["d"], maps[0]["d"]) for each in maps)
 
 
-def test_a_backbone_runs_it_in_float32_alone(rng: np.random.Generator) -> None:
+def test_a_backbone_runs_it_in_either_arithmetic_a_few_images_at_a_time(rng: np.random.Generator) -> None:
     backbone = wrap(settled(Residual()), name="residual", source="test", layer_names=("a", "b", "c", "d"), probe=64)
-    images = rng.integers(0, 256, (3, 48, 48, 3)).astype(np.uint8)
-    calls: list[int] = []
+    images = rng.integers(0, 256, (7, 48, 48, 3)).astype(np.uint8)
+    calls: list[tuple[int, bool]] = []
 
-    def counted(run: Callable[[torch.Tensor], list[torch.Tensor]]) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-        return lambda pixels: (calls.append(len(pixels)), run(pixels))[1]
+    def counted(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(pixels: torch.Tensor, *, coarse: bool) -> Any:
+            calls.append((len(pixels), coarse))
+            return run(pixels, coarse=coarse)
+
+        return call
 
     assert backbone.fused is not None
     watched = replace(backbone, fused=counted(backbone.fused))
     plain = replace(backbone, fused=None)(images)
     for name, found in watched(images).items():
         torch.testing.assert_close(found, plain[name], rtol=1e-5, atol=1e-4)
+        assert found.is_contiguous()
     watched.with_precision("bfloat16")(images)
-    assert calls == [3]
+    assert calls == [(4, False), (3, False), (4, True), (3, True)]
+
+
+def test_no_images_have_no_maps() -> None:
+    backbone = wrap(settled(Residual()), name="residual", source="test", layer_names=("a", "b", "c", "d"), probe=64)
+    assert {name: tuple(maps.shape) for name, maps in backbone(np.zeros((0, 48, 48, 3), np.uint8)).items()}["c"] == (0, 12, 12, 12)
+
+
+@pytest.mark.skipif(not has_coarse_products(torch.device("cpu")), reason="no products in bfloat16 here")
+def test_in_bfloat16_it_is_near_the_truth_and_goes_from_map_to_map(rng: np.random.Generator) -> None:
+    backbone = loaded(3)
+    images = rng.integers(0, 256, (5, 48, 48, 3)).astype(np.uint8)
+    exact, coarse = backbone(images), backbone.with_precision("bfloat16")(images)
+    for name, found in coarse.items():
+        assert found.dtype == torch.float32
+        assert torch.equal(found, found.bfloat16().float())
+        error = (found - exact[name]).norm() / exact[name].norm()
+        assert 1e-5 < float(error) < 0.02
+
+
+class Normalised(Residual):
+    """It ends with a step that adds many numbers up."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.softmax(maps, 1) for maps in super().forward(images)]
+
+
+def test_steps_that_need_their_digits_keep_them() -> None:
+    network, probe = settled(Normalised()), torch.rand(1, 3, 64, 64)
+    folded = fused(network, probe)
+    assert joined(folded) == 4
+    assert isinstance(coarsened(folded, network, probe), Autocast)
+
+
+def test_bfloat16_that_is_far_off_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, probe = settled(Residual()), torch.rand(1, 3, 64, 64)
+    monkeypatch.setattr(module, "COARSE_AGREEMENT", 1e-6)
+    assert isinstance(coarsened(fused(network, probe), network, probe), Autocast)
