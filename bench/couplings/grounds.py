@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from aoi.bench.plan_options import Ground
-from aoi.detect.smoothing import smoothing_matrix
+from aoi.detect.smoothing import Upsampling, smoothing_matrix
 
 QUIET = 0.25
 """Quantile of a map that stands for its image's flawless part: three quarters may be defective."""
@@ -60,10 +62,26 @@ def against_position(maps: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.asarray((maps - mean) / np.maximum(steady, 1e-12), np.float32)
 
 
-def blurred(maps: np.ndarray, sigma: float, step: int = 1) -> np.ndarray:
-    """N×H×W float32 smoothed by a Gaussian of `sigma` pixels, as the detectors do it; of the result every `step`-th row and column."""
-    rows, columns = (smoothing_matrix(side, side, sigma)[::step] for side in maps.shape[1:])
-    found = np.empty((len(maps), len(rows), len(columns)), np.float32)
-    for i, each in enumerate(maps):
-        found[i] = rows @ each @ columns.T
-    return found
+@dataclass(frozen=True, slots=True, eq=False)
+class PatchScores:
+    """What a detector says of images on its own grid, before anything is smoothed."""
+
+    values: np.ndarray
+    """N×h×w float32."""
+    size: tuple[int, int]
+    """Height and width of the maps."""
+    upsampling: Upsampling = "bilinear"
+
+    def smoothed(self, sigma: float, step: int = 1) -> np.ndarray:
+        """Maps N×H×W float32 smoothed by a Gaussian of `sigma` pixels, as the detectors do it; every `step`-th row and column of them.
+
+        Nothing is brought to the size of the maps that is not asked for: smoothing and upsampling are one small matrix for each axis.
+        """
+        rows, columns = (
+            smoothing_matrix(coarse, fine, sigma, self.upsampling)[::step]
+            for coarse, fine in zip(self.values.shape[1:], self.size, strict=True)
+        )
+        found = np.empty((len(self.values), len(rows), len(columns)), np.float32)
+        for each, into in zip(self.values, found, strict=True):
+            np.matmul(rows @ each, columns.T, out=into)
+        return found

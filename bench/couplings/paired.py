@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.judging.resampling import area, bootstrap_weights
-from aoi.bench.judging.sweep import pixel_sweep
+from aoi.bench.judging.sweep import DefectivePixels, pixel_sweep
 from aoi.metrics.summary import AUPRO_LIMIT
 
 TIE = 0.002
@@ -103,7 +103,9 @@ class Panel:
     def __init__(self, masks: np.ndarray, origins: np.ndarray, *, seed: int, step: int | None = None) -> None:
         defective = masks.any((1, 2))
         self.step = step_of(masks) if step is None else step
-        self.masks = masks[:, :: self.step, :: self.step]
+        self.masks = np.ascontiguousarray(masks[:, :: self.step, :: self.step])
+        self._annotated = np.ones(len(masks), bool)
+        self._defects = DefectivePixels.of(self.masks, self._annotated)
         clusters, member = np.unique(origins, return_inverse=True)
         strata = np.zeros(len(clusters), np.int64)
         strata[member[defective]] = 1  # so that no resample is without defects
@@ -122,7 +124,7 @@ class Panel:
         AUPRO under every weighting is told from what each image adds at fixed levels of the false positive rate; see
         `aoi.bench.judging.sweep`.
         """
-        counts, _ = pixel_sweep(maps, self.masks, np.ones(len(maps), bool))
+        counts, _ = pixel_sweep(maps, self.masks, self._annotated, self._defects)
         fpr, overlap = (_shares(self.weights, rows) for rows in (counts.negatives, counts.overlap))
         values = area(fpr, overlap, AUPRO_LIMIT)
         return Judgement(float(values[0]), values[1:] if len(values) > 1 else None)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aoi.bench.couplings.group import Group, Outcome, baseline, from_fold_0
-from aoi.bench.couplings.selection import Held, Material, Trials, agreement, raw_maps
+from aoi.bench.couplings.selection import Held, Material, Trials, agreement, patch_scores
 from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import SynthImages
 from aoi.bench.plan_options import Candidate
@@ -48,7 +48,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
         details |= _oracle(group, trials)
     if _is_own(group, trials):
         return replace(baseline(group), details=details)
-    (raw,) = raw_maps(group.make, trials.candidates[trials.pick.candidate], real.train, real.test)
+    (raw,) = patch_scores(group.make, trials.candidates[trials.pick.candidate], real.train, real.test)
     test = trials.finished(trials.pick, raw)
     return from_fold_0(group, test.maps, trials.good(), details, test.image_scores if plan.image_score == "selected" else None, kept)
 
@@ -76,7 +76,7 @@ def _oracle(group: Group, trials: Trials) -> dict[str, Any]:
     """What every setting would have reached on the real test images; reported, never used."""
     real, annotated, reached = group.real, group.real.annotated, {}
     for number, candidate in enumerate(trials.candidates):
-        (raw,) = raw_maps(group.make, candidate, real.train, real.test)
+        (raw,) = patch_scores(group.make, candidate, real.train, real.test)
         for index, each in enumerate(trials.tried):
             if each.candidate == number:
                 reached[index] = float(aupro(trials.finished(each, raw).maps[annotated], real.masks[annotated]))

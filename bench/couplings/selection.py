@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.grounds import against, blurred
+from aoi.bench.couplings.grounds import PatchScores, against
 from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, step_of
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
@@ -143,15 +143,6 @@ def _nearest(among: list[Tried], own: Tried, candidates: tuple[Candidate, ...]) 
     return min(equals, key=lambda each: each.distance(own, candidates))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Raw:
-    """Maps of one candidate fitted on `Material.train`, before smoothing; n×H×W float32."""
-
-    good: np.ndarray
-    defects: np.ndarray
-    probe: np.ndarray | None
-
-
 class Trials:
     """Every candidate of the detector `name` with every ground, then the pick of these with every smoothing; its own settings first.
 
@@ -163,7 +154,7 @@ class Trials:
         self.material, self.candidates = material, plan.candidates[name]
         self.tried: list[Tried] = []
         self._name, self._make, self._once = name, make, once
-        self._raw: dict[int, list[np.ndarray]] = {}
+        self._raw: dict[int, list[PatchScores]] = {}
         judges = [each for each in (material.defects, material.probe) if each is not None]
         self._step = 1 if min(plan.sigmas) < SMOOTH else min(step_of(each.masks) for each in judges)
         self._panel, *watch = (_panel(material, each, self._step) for each in judges)
@@ -184,8 +175,8 @@ class Trials:
         material = self.material
         if number not in self._raw:
             held = [each.features for each in (material.good, material.defects, material.probe) if each is not None]
-            self._raw[number] = raw_maps(self._make, self.candidates[number], material.train, *held)
-        good, defects = (blurred(maps, sigma, self._step) for maps in self._raw[number][:2])
+            self._raw[number] = patch_scores(self._make, self.candidates[number], material.train, *held)
+        good, defects = (raw.smoothed(sigma, self._step) for raw in self._raw[number][:2])
         for ground in grounds:
             clean = against(ground, good, material.good.sides, good, material.good.sides)
             found = against(ground, defects, material.defects.sides, good, material.good.sides)
@@ -204,7 +195,7 @@ class Trials:
             return None
 
         def judged() -> Judgement:
-            found = against(ground, blurred(self._raw[number][2], sigma, self._step), probe.sides, good, self.material.good.sides)
+            found = against(ground, self._raw[number][2].smoothed(sigma, self._step), probe.sides, good, self.material.good.sides)
             return watch.judge(np.concatenate([found, clean]))
 
         setting = [self._name, self.candidates[number].model_dump(mode="json"), sigma, ground, self.material.seed, self._step]
@@ -216,15 +207,15 @@ class Trials:
         """Of the held-out good images with the picked setting."""
         return self.finished(self.pick, self._raw[self.pick.candidate][0], self.material.good.sides)
 
-    def finished(self, setting: Tried, raw: np.ndarray, sides: np.ndarray | None = None) -> Scores:
+    def finished(self, setting: Tried, raw: PatchScores, sides: np.ndarray | None = None) -> Scores:
         """Maps N×H×W of the same candidate, however fitted, smoothed and set against the ground, with their maxima.
 
         Args:
             sides: N int64; None for images that are on neither side.
         """
-        good = blurred(self._raw[setting.candidate][0], setting.sigma) if setting.ground == "position" else np.empty(0, np.float32)
-        sides = np.full(len(raw), -1) if sides is None else sides
-        maps = against(setting.ground, blurred(raw, setting.sigma), sides, good, self.material.good.sides)
+        good = self._raw[setting.candidate][0].smoothed(setting.sigma) if setting.ground == "position" else np.empty(0, np.float32)
+        sides = np.full(len(raw.values), -1) if sides is None else sides
+        maps = against(setting.ground, raw.smoothed(setting.sigma), sides, good, self.material.good.sides)
         return Scores(maps, maps.max((1, 2)).astype(np.float64))
 
     def as_dicts(self) -> list[dict[str, Any]]:
@@ -237,11 +228,21 @@ def _panel(material: Material, defects: Held, step: int) -> Panel:
     return Panel(masks, origins, seed=material.seed, step=step)
 
 
-def raw_maps(make: Maker, candidate: Candidate, train: FeatureSet, *others: FeatureSet) -> list[np.ndarray]:
-    """Maps of `others`, n×H×W float32 before smoothing, by a candidate fitted on `train`."""
+def patch_scores(make: Maker, candidate: Candidate, train: FeatureSet, *others: FeatureSet) -> list[PatchScores]:
+    """What a candidate fitted on `train` says of `others`, on its own grid."""
     detector, read = make(candidate)
     detector.fit(read(train))
-    return [detector.score(read(each)).maps for each in others]
+    # Maps that are asked for at the size of the grid are the scores themselves: there is nothing to bring to another size.
+    upsampling = getattr(detector.options, "upsampling", None)
+    found = []
+    for each in others:
+        asked = read(each)
+        if upsampling is None:
+            found.append(PatchScores(detector.score(asked).maps, each.image_size))
+            continue
+        height, width = next(iter(asked.layers.values())).shape[-2:]
+        found.append(PatchScores(detector.score(replace(asked, image_size=(height, width))).maps, each.image_size, upsampling))
+    return found
 
 
 def agreement(validation: list[float], test: list[float], picked: int) -> dict[str, float]:

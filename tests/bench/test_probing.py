@@ -17,7 +17,7 @@ from aoi.bench.couplings.negative import negative
 from aoi.bench.couplings.paired import Gain, Panel, Sight
 from aoi.bench.couplings.probing import watch_of
 from aoi.bench.couplings.select import select
-from aoi.bench.couplings.selection import raw_maps
+from aoi.bench.couplings.selection import patch_scores
 from aoi.bench.couplings.weighting import weight
 from aoi.bench.heldout import cross_validate
 from aoi.bench.material.images import SynthImages
@@ -115,8 +115,8 @@ def test_both_sides_judge_and_neither_is_learned_from(watched, monkeypatch):
     group = watched("patchcore", TEXTURE, STRUCTURE, **TWO)
     seen = []
     monkeypatch.setattr(
-        "aoi.bench.couplings.selection.raw_maps",
-        lambda make, candidate, train, *rest: seen.append(train) or raw_maps(make, candidate, train, *rest),
+        "aoi.bench.couplings.selection.patch_scores",
+        lambda make, candidate, train, *rest: seen.append(train) or patch_scores(make, candidate, train, *rest),
     )
     details = select(group, "perlin").details
     fold = group.held_out.fold

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.bench.couplings.grounds import against_image, against_position, blurred
+from aoi.bench.couplings.grounds import PatchScores, against_image, against_position
 from aoi.bench.couplings.paired import Gain, Judgement, Sight
 from aoi.bench.couplings.selection import Tried, agreement, chosen
 from aoi.bench.plan_options import Candidate
@@ -27,9 +27,12 @@ SELECT = {
 
 def test_smoothing_afterwards_equals_the_detectors_own(rng: np.random.Generator) -> None:
     scores = torch.from_numpy(rng.random((3, 8, 8)).astype(np.float32))
-    plain = anomaly_maps(scores, (64, 48), sigma=0).numpy()
-    np.testing.assert_allclose(blurred(plain, 4.0), anomaly_maps(scores, (64, 48), sigma=4.0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(blurred(plain, 4.0, 2), blurred(plain, 4.0)[:, ::2, ::2], rtol=1e-5)
+    for upsampling in ("bilinear", "nearest"):
+        raw = PatchScores(scores.numpy(), (64, 48), upsampling)
+        for sigma in (0.0, 4.0):
+            own = anomaly_maps(scores, (64, 48), sigma=sigma, upsampling=upsampling).numpy()
+            np.testing.assert_allclose(raw.smoothed(sigma), own, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(raw.smoothed(4.0, 2), raw.smoothed(4.0)[:, ::2, ::2], rtol=1e-5)
 
 
 def reached(value: float, *, luck: float = 0.0, seed: int = 0) -> Judgement:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import NormalDist
 
+import cv2
 import numpy as np
 import pytest
 
 from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
 from aoi.bench.judging.statistics import Court, holm, verdict
 from aoi.bench.judging.statistics import Finding as F
-from aoi.bench.judging.sweep import Sweep, image_sweep, pixel_sweep
+from aoi.bench.judging.sweep import LEVELS, DefectivePixels, Sweep, image_sweep, pixel_sweep
 from aoi.metrics.pimo import aupimo
 from aoi.metrics.summary import evaluate_maps
 
@@ -68,6 +69,20 @@ def test_counts_are_complete_and_unannotated_images_leave_no_pixels():
     assert levels.shape == maps.shape
     order = np.argsort(maps[1].ravel())
     assert (np.diff(levels[1].ravel()[order].astype(int)) <= 0).all()
+
+
+def test_counts_are_those_of_each_image_by_itself():
+    maps, masks, _ = drawn(1)
+    annotated = np.arange(len(maps)) % 5 != 0
+    sweep, levels = pixel_sweep(maps, masks, annotated, DefectivePixels.of(masks, annotated))
+    for index in np.flatnonzero(annotated):
+        inside = levels[index][masks[index]]
+        np.testing.assert_array_equal(sweep.positives[index], np.bincount(inside, minlength=len(LEVELS)))
+        np.testing.assert_array_equal(sweep.negatives[index], np.bincount(levels[index][~masks[index]], minlength=len(LEVELS)))
+        count, regions = cv2.connectedComponents(masks[index].astype(np.uint8), connectivity=8)
+        areas = np.bincount(regions[masks[index]], minlength=count)
+        weights = 1 / areas[regions[masks[index]]]
+        np.testing.assert_allclose(sweep.overlap[index], np.bincount(inside, weights, len(LEVELS)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("values", [np.zeros(64), np.full(64, 7.0), np.r_[np.zeros(60), 1e9, 1, 2, 3]])
