@@ -19,7 +19,7 @@ from torch.nn import functional
 from aoi.detect.anomaly_map import smoothing_operator
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector
-from aoi.detect.padim import projected
+from aoi.detect.padim import dense_state, projected
 from aoi.detect.patchcore import patch_embedding
 from aoi.detect.run_folder import RunConfig, RunFolder, load_detector
 from aoi.errors import ConfigError
@@ -199,7 +199,7 @@ def _score_half(config: RunConfig, detector: Detector, grid: tuple[int, int]) ->
     state = detector.state()
     if config.model == "patchcore":
         return NearestScores(config, torch.from_numpy(np.array(state["memory_bank"])), grid)
-    return GaussianScores(config, state, grid)
+    return GaussianScores(config, dense_state(state), grid)
 
 
 def _patch_features(config: RunConfig) -> Embed:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 _SCRATCH = 2**22
@@ -40,6 +43,20 @@ class Gaussians:
                 inside = torch.bmm(delta, self.factor[part].transpose(1, 2)).square().sum(2)
                 found[part] = ((delta.square().sum(2) - inside) / self.epsilon).clamp_min_(0)
         return found
+
+    def state(self) -> dict[str, np.ndarray]:
+        """`mean`, and the factor as `whitening`, or as `deflation` with `epsilon` (1 float64)."""
+        mean, factor = self.mean.cpu().numpy(), self.factor.cpu().numpy()
+        if self.epsilon is None:
+            return {"mean": mean, "whitening": factor}
+        return {"mean": mean, "deflation": factor, "epsilon": np.array([self.epsilon])}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], device: str) -> Gaussians:
+        """From what `state` returned."""
+        factor = "whitening" if "whitening" in state else "deflation"
+        mean, spread = (torch.from_numpy(np.array(state[name])).to(device) for name in ("mean", factor))
+        return cls(mean, spread, None if factor == "whitening" else float(state["epsilon"][0]))
 
 
 class GaussianFit:

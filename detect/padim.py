@@ -7,6 +7,7 @@ arXiv 2105.14737): the same size and cost, but nothing that only one channel see
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,11 +21,14 @@ from aoi.detect.anomaly_map import Upsampling, anomaly_maps
 from aoi.detect.detector import Scores, register_detector
 from aoi.detect.features import FeatureSet
 from aoi.detect.gaussians import GaussianFit, Gaussians
+from aoi.detect.nested import NestedFit, NestedGaussians, Tree, cell_vectors
 from aoi.detect.patches import channels_last
 from aoi.errors import ModelError
 
 _BATCH = 2**23
 """Numbers in the vectors of one batch of images, at most."""
+NESTED_BATCH = 32
+"""Images in a batch where vectors are kept apart by feature maps: a quarter of the numbers or less."""
 
 
 class PaDiMOptions(StrictModel):
@@ -55,7 +59,7 @@ class PaDiM:
         self.channels = torch.empty(0, dtype=torch.int64)
         self.basis: torch.Tensor | None = None
         """Of an orthogonal reduction: C×d float32, what the channels are multiplied with."""
-        self.gaussians: Gaussians | None = None
+        self.gaussians: Gaussians | NestedGaussians | None = None
         self.grid = (0, 0)
 
     def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
@@ -63,10 +67,15 @@ class PaDiM:
         if len(features) < 2:
             raise ModelError("PaDiM needs at least two good images", hint="put more images into train/good")
         self.prepare(features)
-        sums = self.sums(len(features))
-        for maps in features.batches(self.batch_size):
-            sums.add(self.vectors(maps))
-            progress("gaussians", sums.filled, len(features))
+        known = features.only(self.layers)
+        tree = self._tree(known)
+        sums: Any = (
+            self.sums(len(known)) if tree is None else NestedFit(tree, [len(own) for own in self._own(known.layers).values()], self.device)
+        )
+        read = self.vectors if tree is None else partial(self.level_vectors, tree)
+        for maps in known.batches(self.batch_size if tree is None else NESTED_BATCH):
+            sums.add(read(maps))
+            progress("gaussians", sums.filled, len(known))
         self.gaussians = sums.finish(self.options.epsilon)
 
     def prepare(self, features: FeatureSet) -> None:
@@ -113,42 +122,72 @@ class PaDiM:
                 parts.append(functional.interpolate(channels_last(found[:, own.to(found.device)]), self.grid, mode="nearest"))
         return torch.cat(parts, dim=1).permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
+    def level_vectors(self, tree: Tree, maps: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The kept channels of each feature map that has any, coarsest first, as of `cell_vectors`."""
+        own = self._own(maps).items()
+        return [cell_vectors(maps[name].to(self.device), channels, tree, level) for level, (name, channels) in enumerate(own)]
+
+    def _own(self, maps: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Which channels of each feature map are kept, int64; coarsest first, without maps that none is kept of."""
+        ends = np.cumsum([0, *(maps[name].shape[1] for name in self.layers)])
+        spans = zip(self.layers, ends[:-1], ends[1:], strict=True)
+        own = {
+            name: (self.channels[(self.channels >= start) & (self.channels < end)] - start).to(self.device) for name, start, end in spans
+        }
+        return {name: channels for name, channels in reversed(own.items()) if len(channels)}
+
+    def _tree(self, features: FeatureSet) -> Tree | None:
+        """The grids of the kept channels, coarsest first; None where a position's vector is not made of whole cells of theirs."""
+        grids = tuple((maps.shape[2], maps.shape[3]) for maps in (features.layers[name] for name in self._own(features.layers)))
+        return Tree(grids) if self.basis is None and Tree.fits((*grids, self.grid)) else None
+
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
         """Mahalanobis distances as smooth maps; the image score is the map's maximum (§III-D)."""
         if self.gaussians is None:
             raise ModelError("this PaDiM has not been fitted", hint="call fit, or load a run folder")
         maps = np.empty((len(features), *features.image_size), np.float32)
         done = 0
-        for batch in features.batches(self.batch_size):
-            distance = self.gaussians.squared(self.vectors(batch)).sqrt()  # P×n
-            grids = distance.T.reshape(-1, *self.grid)
+        for batch in features.only(self.layers).batches(NESTED_BATCH if isinstance(self.gaussians, NestedGaussians) else self.batch_size):
+            grids = self._squared(self.gaussians, batch).sqrt()
             smooth = anomaly_maps(grids, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
             maps[done : done + len(smooth)] = smooth.cpu().numpy()
             done += len(smooth)
             progress("score", done, len(features))
         return Scores(maps, maps.max((1, 2)).astype(np.float64))
 
+    def _squared(self, gaussians: Gaussians | NestedGaussians, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Squared distances, n×h×w float32 on the grid."""
+        if isinstance(gaussians, Gaussians):
+            return gaussians.squared(self.vectors(maps)).T.reshape(-1, *self.grid)
+        found = gaussians.squared(self.level_vectors(gaussians.tree, maps))
+        return found if found.shape[1:] == self.grid else functional.interpolate(found[None], self.grid, mode="nearest")[0]
+
     def state(self) -> dict[str, np.ndarray]:
-        """Channels that are read (int64), means (P×d float32), the grid (2 int64), and `whitening` (P×d×d float32) or, of fewer images than
-        dimensions, `deflation` (P×n×d float32) with `epsilon` (1 float64), see `Gaussians`; of an orthogonal reduction `basis` (C×d
-        float32)."""
+        """Channels that are read (int64), the grid (2 int64), what `NestedGaussians.state` or `Gaussians.state` says, and of an orthogonal
+        reduction `basis` (C×d float32)."""
         if self.gaussians is None:
             raise ModelError("this PaDiM has not been fitted", hint="call fit, or load a run folder")
-        found = {"channels": self.channels.numpy(), "mean": self.gaussians.mean.cpu().numpy(), "grid": np.asarray(self.grid, np.int64)}
+        found = {"channels": self.channels.numpy(), "grid": np.asarray(self.grid, np.int64)}
         found |= {} if self.basis is None else {"basis": self.basis.cpu().numpy()}
-        factor = self.gaussians.factor.cpu().numpy()
-        if self.gaussians.epsilon is None:
-            return found | {"whitening": factor}
-        return found | {"deflation": factor, "epsilon": np.array([self.gaussians.epsilon])}
+        return found | self.gaussians.state()
 
     def restore(self, state: Mapping[str, Any], image_size: tuple[int, int]) -> None:
         """Take over fitted Gaussians."""
         self.channels = torch.from_numpy(np.array(state["channels"]))
         self.basis = torch.from_numpy(np.array(state["basis"])).to(self.device) if "basis" in state else None
-        factor = "whitening" if "whitening" in state else "deflation"
-        mean, spread = (torch.from_numpy(np.array(state[name])).to(self.device) for name in ("mean", factor))
-        self.gaussians = Gaussians(mean, spread, None if factor == "whitening" else float(state["epsilon"][0]))
+        self.gaussians = (NestedGaussians if "grids" in state else Gaussians).restored(state, self.device)
         self.grid = (int(state["grid"][0]), int(state["grid"][1]))
+
+
+def dense_state(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The same Gaussians with one vector at each position: `mean` and `whitening` as of `Gaussians.state`, whatever form they have."""
+    if "grids" not in state:
+        return state
+    nested = NestedGaussians.restored(state, "cpu")
+    (height, width), (rows, columns) = state["grid"], nested.tree.grids[-1]
+    at = np.arange(rows * columns).reshape(rows, columns).repeat(height // rows, 0).repeat(width // columns, 1).reshape(-1)
+    mean, whitening = (values if len(at) == len(values) else values[at] for values in nested.dense())
+    return {"channels": state["channels"], "grid": state["grid"], "mean": mean, "whitening": whitening}
 
 
 def semi_orthogonal(total: int, dims: int, seed: int) -> np.ndarray:

@@ -148,7 +148,7 @@ def padim(side: str, values: dict[str, Any], device: str) -> Stages:
         maps = _stored(Path(place), shapes, count) if side == "aoi from disk" else feature_maps(shapes, count)
         yield None
         detector = fitted(maps, count, values["dims"])
-        yield {"check": lambda: {"positions": len(detector.gaussians.mean)}}
+        yield {"check": lambda: {"positions": detector.grid[0] * detector.grid[1]}}
 
 
 def feature_maps(shapes: list[tuple[int, int]], count: int) -> dict[str, np.ndarray]:
