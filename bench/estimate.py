@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aoi.bench.anomalib.plan import left_out, model_of
+from aoi.bench.anomalib.trial import Rates, rates
 from aoi.bench.arms import Arm
 from aoi.bench.cache.place import open_cache
 from aoi.bench.cache.sharing import MEMORY
@@ -71,15 +72,16 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
     first = next(dataset for name, dataset in datasets.items() if missing[name])
     with worker_threads(engine.threads if isinstance(engine, LocalEngine) else None):
         mini = _timed(plan, todo, first, run.progress)
+        foreign = _rates(run, todo, first)
     needed = {
-        name: Workload(plan, name, each, mini, _extracted(run, each), run.out, stock_of(plan, name, each, run.elsewhere).supply)
+        name: Workload(plan, name, each, mini, _extracted(run, each), run.out, stock_of(plan, name, each, run.elsewhere).supply, foreign)
         for name, each in datasets.items()
     }
     parted = parted_portions(plan, missing, workers or 1)
     tasks = _loads(needed, missing, parted)
     load = sum((task.argument for task in tasks), Load())
     drawn = sum(not arm.is_baseline for found in run.arms.values() for arm in found)
-    statistics = mini.seconds.get("statistics", 0.0) / (len(plan.detectors) * len(plan.named_couplings)) * drawn
+    statistics = mini.seconds.get("statistics", 0.0) / (mini.detectors * mini.couplings) * drawn
     return Estimate(
         {name: len(found) for name, found in run.arms.items()},
         run.resumed,
@@ -88,7 +90,7 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
         _disk(load, mini, run.cache, lasting=run.cache.lasting or parted > 0),
         _memory(load, plan, run.backbone, workers or 1),
         f"timed on {mini.train} good images, {mini.test} test images and {mini.defects} defects of {first.name}"
-        + ("; the trainings of anomalib's detectors are not in it" if any(model_of(name) for name in plan.detectors) else ""),
+        + ("; trainings of anomalib's detectors told from two steps on a few small images" if foreign else ""),
         workers,
         None if workers is None else statistics + _wall(tasks, plan, mini, workers),
         _cells(todo),
@@ -102,6 +104,13 @@ def _timed(plan: Plan, todo: Sequence[Arm], dataset: Dataset, progress: Progress
     generators = tuple(name for name in makers if name in generator_names())  # what others give is there already
     with tempfile.TemporaryDirectory(prefix="aoi-estimate-", ignore_cleanup_errors=True) as place:
         return measured(plan, dataset, generators, Path(place), progress=progress)
+
+
+def _rates(run: Run, todo: Sequence[Arm], dataset: Dataset) -> dict[str, Rates]:
+    """Of anomalib's detectors that are to be trained."""
+    names = dict.fromkeys(arm.detector for arm in todo if model_of(arm.detector) is not None)
+    images = [sample.path for sample in dataset.train_good]
+    return {name: rates(name, run.plan, run.backbone, images, progress=run.progress) for name in names}
 
 
 def _painter(maker: str, plan: Plan) -> str:
@@ -135,15 +144,16 @@ def _extracted(run: Run, dataset: Dataset) -> int:
 
 def _seconds(load: Load, plan: Plan, mini: Miniature) -> dict[str, float]:
     """By stage, without the statistics, which come last and look at all arms, those on record among them."""
-    took, detectors, couplings = mini.seconds, len(plan.detectors), len(plan.named_couplings)
+    took, detectors = mini.seconds, mini.detectors
     each = took.get("features", 0.0) / (mini.train + mini.test)
     found = {"features of real images": load.images * each}
     found |= {f"defects by {maker}": count * mini.making.get(_painter(maker, plan), each) for maker, count in load.defects.items()}
     found["features of old defects"] = (load.featured - sum(load.defects.values())) * each  # of new ones they are part of the making
     found["fits"] = took.get("fits", 0.0) / detectors * load.learned
     found["scores"] = sum(took.get(stage, 0.0) for stage in ("scores", "test scores", "held-out scores")) / detectors * load.scored
+    found |= {f"{detector}, trained and asked": seconds for detector, seconds in load.trained.items()}
     found |= {coupling: took.get(coupling, 0.0) / detectors * amount for coupling, amount in load.arms.items()}
-    found["evidence"] = took.get("evidence", 0.0) / (detectors * (1 + couplings)) * load.counted
+    found["evidence"] = took.get("evidence", 0.0) / (detectors * (1 + mini.couplings)) * load.counted
     return found
 
 

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aoi.bench.anomalib.plan import TRAIN, model_of
+from aoi.bench.anomalib.trial import Rates
 from aoi.bench.arms import Arm, generator_slug, portions, synth_name
+from aoi.bench.detectors import folds_for
 from aoi.bench.forecast import Shared
 from aoi.bench.material.miniature import Miniature
 from aoi.bench.material.probe import probe_folder
@@ -31,9 +34,11 @@ class Load:
     featured: int = 0
     """Defects through the backbone."""
     learned: float = 0.0
-    """Detectors and their folds fitted."""
+    """Detectors and their folds fitted, anomalib's apart."""
     scored: float = 0.0
-    """Detectors' scores of all images."""
+    """Detectors' scores of all images, anomalib's apart."""
+    trained: dict[str, float] = field(default_factory=dict)
+    """By detector of anomalib's: seconds of its trainings and of what it is asked."""
     arms: dict[str, float] = field(default_factory=dict)
     """By coupling."""
     counted: float = 0.0
@@ -53,12 +58,17 @@ class Load:
             self.featured + other.featured,
             self.learned + other.learned,
             self.scored + other.scored,
-            {stage: self.arms.get(stage, 0.0) + other.arms.get(stage, 0.0) for stage in {**self.arms, **other.arms}},
+            _sum(self.trained, other.trained),
+            _sum(self.arms, other.arms),
             self.counted + other.counted,
             max(self.block, other.block),
             max(self.good, other.good),
             max(self.mapped, other.mapped),
         )
+
+
+def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
 
 
 def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
@@ -81,6 +91,7 @@ class Workload:
         extracted: of the real images, how many have features in the cache.
         out: the ablation's folder.
         supply: by generator, defects that are there, real ones or from a folder: nothing is drawn for them.
+        rates: of anomalib's detectors.
     """
 
     plan: Plan
@@ -90,6 +101,7 @@ class Workload:
     extracted: int
     out: Path
     supply: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, Rates] = field(default_factory=dict)
 
     def of(self, step: Step, *, made: bool = False) -> Load:
         """What one task does.
@@ -110,14 +122,29 @@ class Workload:
 
     def _computed(self, arms: list[Arm], shots: int) -> Load:
         """Fits, scores and couplings of a portion."""
-        good, detectors = shots or len(self.dataset.train_good), len({arm.detector for arm in arms})
+        good, detectors = shots or len(self.dataset.train_good), len({arm.detector for arm in arms if model_of(arm.detector) is None})
         seen, mini = self._test(arms) + good + self._all(arms), self.mini
         load = Load(learned=detectors * good / mini.train, scored=detectors * seen / mini.images, good=good, mapped=seen)
+        load.trained = {
+            name: self._trained([arm for arm in arms if arm.detector == name], rates, good) for name, rates in self.rates.items()
+        }
         for arm in arms:
-            stage, amount = self._arm(arm, good)
-            load.arms[stage] = load.arms.get(stage, 0.0) + amount
+            if arm.coupling != TRAIN:
+                stage, amount = self._arm(arm, good)
+                load.arms[stage] = load.arms.get(stage, 0.0) + amount
             load.counted += self._tested / mini.test
         return load
+
+    def _trained(self, arms: list[Arm], rates: Rates, good: int) -> float:
+        """Seconds of one of anomalib's detectors: trained on all good images, without each fold, and twice for each arm that teaches it."""
+        if not arms:
+            return 0.0
+        plan, side, folds = self.plan.anomalib, self.plan.image_size, min(self.plan.anomalib.folds, good)
+        alone = rates.trained(plan, side, good) + folds * rates.trained(plan, side, good - good // folds)
+        asked = self._test(arms) + good + self._all(arms)
+        taught = [arm for arm in arms if arm.coupling == TRAIN]
+        again = rates.trained(plan, side, good) + rates.trained(plan, side, good - good // folds)
+        return alone + len(taught) * again + rates.scored(side, asked + len(taught) * (self._tested + good // folds))
 
     def _arm(self, arm: Arm, good: int) -> tuple[str, float]:
         """Its stage, and how many times the miniature's work it is."""
@@ -164,8 +191,8 @@ class Workload:
         fits, lots = 0, []
         for seed, shots in portions(arms):
             block = [arm for arm in arms if (arm.seed, arm.condition.shots) == (seed, shots)]
-            folds = min(self.plan.folds, shots or len(self.dataset.train_good))
-            fits += len({arm.detector for arm in block}) * (1 + folds)
+            good = shots or len(self.dataset.train_good)
+            fits += sum(1 + min(folds_for(name, self.plan), good) for name in {arm.detector for arm in block})
             lots += self._lots(block, seed, shots)
         real, name = len(self.dataset.train_good) + self._test(arms), self.name
         probe, given = [lot for lot in lots if lot.probe], [lot for lot in lots if lot.given]

@@ -70,6 +70,13 @@ class AnomalibDetector:
         self._model, self._arguments, self._backbone, self._textures = model, dict(options), backbone, textures
         self._module: Any = None
         self._size = (0, 0)
+        self.remembers = False
+        """It keeps what it saw of each good image in one pass over them; known once it is fitted."""
+
+    @property
+    def batch(self) -> int:
+        """Images in a step."""
+        return 1 if self._model == "EfficientAd" else self._plan.batch
 
     def check(self, image_size: tuple[int, int]) -> None:
         """Build it once, so that what cannot be built is refused before any work."""
@@ -115,7 +122,7 @@ class AnomalibDetector:
 
         self._size = features.image_size
         module = self._build(self._size, supervised=defects is not None)
-        once = isinstance(module, MemoryBankMixin)
+        once = self.remembers = isinstance(module, MemoryBankMixin)
         train = self._batches(features.paths, defects, once=once)
         if defects is not None:
             _feed(self._model, module, train)
@@ -131,16 +138,15 @@ class AnomalibDetector:
 
     def _batches(self, good: tuple[Path, ...], defects: Defects | None, *, once: bool) -> Batches:
         plan, rng = self._plan, np.random.default_rng([self.seed, 5])
-        batch = 1 if self._model == "EfficientAd" else plan.batch
         if once:
-            return Batches(good_once(good), self._size, batch=batch)
+            return Batches(good_once(good), self._size, batch=self.batch)
         if defects is None:
-            return Batches(good_for_ever(good, rng), self._size, batch=batch, steps=plan.steps)
+            return Batches(good_for_ever(good, rng), self._size, batch=self.batch, steps=plan.steps)
         feeding = FEEDING[self._model]
         # Glass compares each defect with its source and cannot take a batch without one.
         share = 0.0 if self._model == "Glass" else plan.good_share
         drawn = with_defects(good, defects, share, feeding, rng)
-        return Batches(drawn, self._size, batch=batch, steps=plan.steps, defects=defects, labelled=feeding == "labelled")
+        return Batches(drawn, self._size, batch=self.batch, steps=plan.steps, defects=defects, labelled=feeding == "labelled")
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
         """Raw maps and scores.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aoi.bench.anomalib.plan import AnomalibPlan
+from aoi.bench.anomalib.plan import TRAIN, model_of
 from aoi.bench.arms import NONE
 from aoi.bench.cache.store import FEATURES, Cache
 from aoi.bench.couplings.segment_plan import SegmentPlan
@@ -24,7 +24,6 @@ _WARM, _MEASURED = (4, 4, 10), (10, 8, 14)
 _PER_GENERATOR = 4
 """Defects that each generator is timed on."""
 _SEGMENT = {"epochs": 1, "steps": 2, "judged": 4}
-_BRIEF = {"epochs": 1, "steps": 2}
 STAND_IN = "perlin"
 """Makes the defects on which couplings are timed."""
 
@@ -50,6 +49,10 @@ class Miniature:
     """An arm."""
     segment_steps: int
     """Of the network of the coupling `segment`, an arm."""
+    detectors: int
+    """That were timed."""
+    couplings: int
+    """That each of them was timed with, by the names of tables."""
 
     @property
     def images(self) -> int:
@@ -58,7 +61,7 @@ class Miniature:
 
 
 def measured(plan: Plan, dataset: Dataset, generators: tuple[str, ...], folder: Path, *, progress: Progress = silent) -> Miniature:
-    """Run a miniature of `plan` on images of `dataset` and time it.
+    """Run a miniature of `plan` on images of `dataset` and time it, without anomalib's detectors: see `aoi.bench.anomalib.trial`.
 
     Args:
         generators: those of the plan that are timed, each on a few defects.
@@ -71,7 +74,7 @@ def measured(plan: Plan, dataset: Dataset, generators: tuple[str, ...], folder: 
     out, train, test = folder / "measured" / "out", result.counts[dataset.name]["train"], result.counts[dataset.name]["test"]
     defects = _made(out)
     each = small.model_copy(
-        update={"generators": (NONE, *generators), "couplings": ("calibrate",), "detectors": plan.detectors[:1], "count": _PER_GENERATOR}
+        update={"generators": (NONE, *generators), "couplings": ("calibrate",), "detectors": small.detectors[:1], "count": _PER_GENERATOR}
     )
     making = run_bench(each, folder / "making", cache=folder / "measured" / "cache", progress=progress).seconds if generators else {}
     kinds = Cache(folder / "measured" / "cache").report().kinds
@@ -83,10 +86,12 @@ def measured(plan: Plan, dataset: Dataset, generators: tuple[str, ...], folder: 
         dict(result.seconds),
         {name: making[f"synth {name}"] / _PER_GENERATOR for name in generators},
         kinds[FEATURES][1] / (train + test + defects + _made(folder / "making")),
-        kinds["scores"][1] / len(plan.detectors),
+        kinds["scores"][1] / len(small.detectors),
         folder_bytes(out / "synth") / max(defects, 1),
         folder_bytes(out / "evidence") / max(arms, 1),
         small.segment.epochs * small.segment.steps,
+        len(small.detectors),
+        len(small.named_couplings),
     )
 
 
@@ -94,6 +99,8 @@ def _small(plan: Plan, root: Path, generators: tuple[str, ...], count: int, trai
     return plan.model_copy(
         update={
             "datasets": (root,),
+            "detectors": tuple(name for name in plan.detectors if model_of(name) is None) or ("padim",),
+            "couplings": tuple(name for name in plan.couplings if name != TRAIN) or ("calibrate",),
             "generators": (NONE, *generators),
             "seeds": plan.seeds[:1],
             "count": count,
@@ -102,7 +109,6 @@ def _small(plan: Plan, root: Path, generators: tuple[str, ...], count: int, trai
             "degradation": (NONE,),
             "folds": min(plan.folds, train // 2),
             "probe": plan.probe.model_copy(update={"count": min(plan.probe.count, _PER_GENERATOR)}),
-            "anomalib": AnomalibPlan.model_validate(plan.anomalib.model_dump() | _BRIEF),
             "segment": SegmentPlan.model_validate(plan.segment.model_dump() | _SEGMENT),
         }
     )

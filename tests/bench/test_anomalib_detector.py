@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 
 import numpy as np
 import pytest
@@ -85,6 +86,35 @@ def test_a_pair_is_a_good_image_and_the_defect_drawn_on_it(parts, defects, rng):
             assert one.defect is None or one.image == defects.sources[one.defect]
     assert len(kinds) == 40
     assert 0.2 < np.mean(kinds) < 0.6
+
+
+@pytest.mark.parametrize(("model", "side"), [("Draem", 64), ("Supersimplenet", 128)])
+def test_what_a_training_takes_is_told_from_two_steps(model, side, small_plan, parts, tiny_backbone, detector):
+    """Within a factor of three, for a machine that others use; alone it is within two."""
+    from aoi.bench.anomalib.trial import rates
+
+    name, brief = f"anomalib:{model}", AnomalibPlan(epochs=1, steps=6, batch=6)
+    plan = small_plan(parts, detectors=(name,), couplings=("calibrate",), image_size=side, anomalib=brief.model_dump())
+    good = images(files(parts, "train", "good"), side)
+    found = rates(name, plan, tiny_backbone, good.paths)
+    assert (found.batch, found.once) == (6, False)
+    made = detector(model, plan=brief)
+    began = time.perf_counter()
+    made.fit(good)
+    trained = time.perf_counter()
+    made.score(good)
+    scored = time.perf_counter() - trained
+    assert 1 / 3 < found.trained(brief, side, len(good)) / (trained - began) < 3
+    assert 1 / 3 < found.scored(side, len(good)) / scored < 3
+
+
+def test_a_model_that_remembers_is_told_by_its_images(small_plan, parts, tiny_backbone):
+    from aoi.bench.anomalib.trial import rates
+
+    plan = small_plan(parts, detectors=("anomalib:Padim",), couplings=("calibrate",))
+    found = rates("anomalib:Padim", plan, tiny_backbone, files(parts, "train", "good"))
+    assert found.once
+    assert found.trained(plan.anomalib, 64, 200) > found.trained(plan.anomalib, 64, 20)
 
 
 def test_labelled_batches_carry_the_defects_and_their_masks(parts, defects, rng):

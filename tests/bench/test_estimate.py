@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 from typer.testing import CliRunner
 
 from aoi.bench import estimate as module
+from aoi.bench.anomalib.trial import Rates, straight
 from aoi.bench.estimate import estimate
 from aoi.bench.forecast import duration
 from aoi.bench.makespan import makespan
@@ -28,6 +30,8 @@ MINI = Miniature(
     defect_bytes=10,
     evidence_bytes=100,
     segment_steps=2,
+    detectors=2,
+    couplings=2,
 )  # fmt: skip
 
 
@@ -89,6 +93,50 @@ def test_defects_that_are_there_need_no_making(plan, small_plan, parts, tmp_path
     run_bench(bounds.model_copy(update={"generators": ("none", "real")}), tmp_path / "out", cache=tmp_path / "cache")
     again = estimate(bounds, tmp_path / "out", cache=tmp_path / "cache")
     assert next(one for one in again.shared if "backbone" in one.what).on_record == 14 + 12 - 3
+
+
+def test_a_line_through_two_measurements_never_falls_below_nothing():
+    assert straight([2, 4], [5.0, 7.0]) == (3.0, 1.0)
+    assert straight([2, 4], [1.0, 4.0]) == (0.0, 1.0)  # steeper than through the origin
+    assert straight([2, 4], [5.0, 4.0]) == (0.0, 1.0)  # it cannot fall
+    assert straight([2, 4], [-1.0, 0.0]) == (0.0, 0.0)
+    assert straight([3, 3], [5.0, 6.0]) == (0.0, 2.0)  # one image at a time, whatever was asked for
+
+
+def test_trainings_of_anomalibs_detectors_are_told_from_their_rates(small_plan, parts, tmp_path, fixed, monkeypatch):
+    name, asked = "anomalib:Draem", []
+    draws = Rates(training=100.0, step=10.0, learned=1 / 4096, asked=2 / 4096, read=0.0, batch=8, once=False)
+    monkeypatch.setattr(module, "rates", lambda *arguments, **_: asked.append(arguments[0]) or draws)
+    monkeypatch.setattr("aoi.bench.run.check_detector", lambda *_: None)
+    plan = small_plan(
+        parts, detectors=("padim", name), couplings=("calibrate", "train"), generators=("none", "perlin"), seeds=(0,),
+        anomalib={"epochs": 2, "steps": 3, "batch": 8, "folds": 7},
+    )  # fmt: skip
+    found = estimate(plan, tmp_path / "out")
+    assert asked == [name]
+    training = 100 + 6 * (10 + 8)
+    assert found.seconds[f"{name}, trained and asked"] == pytest.approx((1 + 7 + 2) * training + 2 * (12 + 14 + 12 + 12 + 2))
+    assert found.seconds["fits"] == pytest.approx(4.0 / 2 * 14 / 7)
+    assert found.seconds["scores"] == pytest.approx(8.0 / 2 * (12 + 14 + 12) / 25)
+    assert "train" not in found.seconds
+    assert next(one.count for one in found.shared if "fitted" in one.what) == (1 + 2) + (1 + 7)
+    assert "two steps" in found.summary()
+    once = dataclasses.replace(draws, once=True)
+    assert once.trained(plan.anomalib, 64, 14) == 100 + 2 * 10 + 14
+
+
+def test_the_miniature_trains_none_of_anomalibs_detectors(small_plan, parts, tmp_path, tiny_bench, monkeypatch):
+    """They were trained at full size, in both of its runs and for each fold."""
+    from aoi.bench.anomalib.plan import model_of
+    from aoi.bench.material import miniature
+
+    seen, run = [], miniature.run_bench
+    monkeypatch.setattr(miniature, "run_bench", lambda plan, *rest, **more: seen.append(plan) or run(plan, *rest, **more))
+    plan = small_plan(parts, detectors=("anomalib:Draem",), couplings=("train",), generators=("none", "perlin"), seeds=(0,))
+    found = miniature.measured(plan, open_dataset(parts), ("perlin",), tmp_path)
+    assert (found.detectors, found.couplings) == (1, 1)
+    assert len(seen) == 3
+    assert not any(model_of(name) for each in seen for name in each.detectors)
 
 
 def test_what_is_on_record_costs_nothing(plan, tmp_path, fixed):
