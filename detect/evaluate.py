@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from aoi.data.files import write_json, write_jsonl
-from aoi.data.images import read_mask, resize_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
+from aoi.data.truth import check_proportions, truth_masks
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector
 from aoi.detect.features import BATCH, extract
@@ -116,6 +116,7 @@ def evaluate_run(
     source = open_dataset(dataset or Path(config.dataset))
     if not source.test:
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
+    check_proportions(source.test)
     watch = Stopwatch()
     detector, backbone = load_detector(folder, device=device, exact_search=exact_search)
     backbone = backbone.with_compilation(BATCH) if compiled else backbone
@@ -209,15 +210,6 @@ class _Seen:
             raise DataError(
                 f"none of the {len(self._test)} test images can be read: {self.bad[0].reason}", hint="run aoi data check on them"
             )
-
-
-def truth_masks(samples: list[Sample], size: tuple[int, int]) -> np.ndarray:
-    """Ground truth of test images, N×H×W bool at `size` (nearest neighbour); empty for good images and unannotated defects."""
-    masks = np.zeros((len(samples), *size), bool)
-    for i, sample in enumerate(samples):
-        if sample.mask_path is not None:
-            masks[i] = resize_mask(read_mask(sample.mask_path), size)
-    return masks
 
 
 def _by_type(source: Dataset, samples: list[Sample], alarms: np.ndarray) -> dict[str, dict[str, int]]:

@@ -18,10 +18,10 @@ from aoi.data.files import read_jsonl
 from aoi.data.images import read_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.procedural.dataset import write_sample_dataset
+from aoi.data.truth import truth_masks
 from aoi.detect.backbones import Backbone, load_backbone
 from aoi.detect.calibration import good_scores
 from aoi.detect.detector import Detector, make_detector
-from aoi.detect.evaluate import truth_masks
 from aoi.detect.features import FeatureSet, extract_features
 from aoi.detect.head import Head, fit_fusion, train_head
 from aoi.metrics.summary import evaluate_maps

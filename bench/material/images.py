@@ -14,13 +14,14 @@ from aoi.bench.material.leaks import SHOWN, Contents, check_disjoint, check_lear
 from aoi.bench.material.nearness import NearPair, near_leak, near_pairs
 from aoi.bench.material.normal_images import normal_features
 from aoi.bench.material.taken import Parted, part
-from aoi.bench.material.truth import checked_truth, gaps
+from aoi.bench.material.truth import gaps
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_mask, resize_mask
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
+from aoi.data.truth import truth_masks
 from aoi.detect.backbones import Backbone
 from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
 from aoi.errors import ConfigError, DataError
@@ -133,7 +134,7 @@ def real_images(
     if near and plan.near_duplicates == "stop":
         raise near_leak(near, SHOWN)
     size = (plan.image_size, plan.image_size)
-    masks = checked_truth(test, size)
+    masks = truth_masks(test, size)
     return RealImages(
         name,
         dataset_fingerprint(dataset),

@@ -20,12 +20,12 @@ from aoi.bench.material.taken import take, write_taken
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.bench.plan_options import ORACLE_MASK, REAL
 from aoi.data.content import file_hashes
-from aoi.data.images import read_mask, resize_mask, write_image
+from aoi.data.images import read_mask, write_image
 from aoi.data.preview import draw_tile, spread
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
+from aoi.data.truth import truth_mask, truth_masks
 from aoi.detect.backbones import Backbone
-from aoi.detect.evaluate import truth_masks
 from aoi.detect.features import FeatureKeeper, extract_features
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet
@@ -168,7 +168,7 @@ def _made_elsewhere(
     said = f"{len(pairs)} of {len(elsewhere.pairs)} defects of {elsewhere.root}; {held}"
     return SynthImages(
         extract_features([pair.image for pair in pairs], backbone, size, cache=place.cache, progress=progress),
-        np.stack([resize_mask(read_mask(pair.mask), size) for pair in pairs]),
+        np.stack([truth_mask(pair.image, pair.mask, size) for pair in pairs]),
         sources,
         _preview(place.folder, [Sample(pair.image, "test", pair.label, pair.mask) for pair in pairs]),
         said=(said + (f", {untraced} of unknown origin are dealt to folds at random, {STAND_IN}" if untraced else ""),),

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from aoi.bench.estimate import estimate
 from aoi.bench.material.datasets import check_datasets, check_out, dataset_names
-from aoi.bench.material.truth import checked_truth, gaps
+from aoi.bench.material.truth import gaps
 from aoi.bench.run import run_bench
-from aoi.data.images import read_mask, write_image, write_mask
+from aoi.data.images import read_mask, write_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.sample import Sample
 from aoi.errors import ConfigError, DataError
@@ -71,25 +70,6 @@ def test_a_mask_of_other_proportions_marks_another_place(spoilt, plan, tmp_path,
         run_bench(plan.model_copy(update={"datasets": (spoilt,)}), tmp_path / "out")
     assert "data check" in caught.value.hint
     assert not list((tmp_path / "out").glob("arms/*"))
-
-
-def test_a_smaller_copy_of_a_mask_serves(tmp_path) -> None:
-    write_image(tmp_path / "a.png", np.zeros((101, 67, 3), np.uint8))
-    for name, shape in (("half", (50, 34)), ("same", (101, 67)), ("third", (34, 22))):
-        write_mask(tmp_path / f"{name}.png", np.ones(shape, bool))
-        sample = Sample(tmp_path / "a.png", "test", "spot", tmp_path / f"{name}.png")
-        assert checked_truth([sample], (10, 10)).all()
-    write_mask(tmp_path / "other.png", np.ones((67, 101), bool))
-    with pytest.raises(DataError):
-        checked_truth([Sample(tmp_path / "a.png", "test", "spot", tmp_path / "other.png")], (10, 10))
-
-
-def test_a_picture_that_lies_on_its_side_is_measured_upright(tmp_path) -> None:
-    turned = Image.new("RGB", (60, 40))
-    turned.getexif()[274] = 6
-    turned.save(tmp_path / "a.jpg", exif=turned.getexif())
-    write_mask(tmp_path / "m.png", np.ones((60, 40), bool))
-    assert checked_truth([Sample(tmp_path / "a.jpg", "test", "spot", tmp_path / "m.png")], (6, 4)).all()
 
 
 def test_what_cannot_be_measured_is_said() -> None:

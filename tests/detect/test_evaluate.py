@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aoi.data.images import write_image, write_mask
+from aoi.data.images import read_mask, write_image, write_mask
 from aoi.detect import evaluate
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.fit import FitOptions, fit_run
+from aoi.detect.run_folder import RunFolder
 from aoi.errors import DataError
 
 SIDE = 64
@@ -76,3 +78,23 @@ def test_a_test_set_that_cannot_be_read_says_why(run: Path, tmp_path: Path) -> N
     (tmp_path / "test" / "good" / "0.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match="none of the 1 test images can be read"):
         evaluate_run(run, dataset=tmp_path)
+
+
+def test_a_mask_of_other_proportions_is_refused_before_any_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was stretched to its image without a word, and AUPRO was that of another place."""
+    root = tmp_path / "parts"
+    shutil.copytree(RunFolder(run).read_config().dataset, root)
+    monkeypatch.setattr(evaluate, "extract", lambda *_: pytest.fail("work was begun"))
+    for shape in ((32, 64), (64, 70)):
+        write_mask(root / "ground_truth" / "dent" / "02_mask.png", np.ones(shape, bool))
+        with pytest.raises(DataError, match=f"02_mask.png is {shape[0]} x {shape[1]} pixels, its image .*02.png 64 x 64"):
+            evaluate_run(run, dataset=root)
+
+
+def test_a_mask_of_another_resolution_serves(run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    shutil.copytree(RunFolder(run).read_config().dataset, root)
+    before = evaluate_run(run, dataset=root).metrics.pixel_aupro
+    for path in (root / "ground_truth" / "dent").iterdir():
+        write_mask(path, np.kron(read_mask(path), np.ones((2, 2), bool)))
+    assert evaluate_run(run, dataset=root).metrics.pixel_aupro == pytest.approx(before)
