@@ -27,11 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     part = _beside(path)
     try:
-        try:
-            _create(part)
-        except FileNotFoundError:  # the folder is missing: rarely, when thousands of files are written
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _create(part)
+        os.close(_created(part))
     except OSError as error:
         raise unwritable(path, error) from error
     placed = False
@@ -49,8 +45,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 part.unlink()
 
 
-def _create(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+def _created(path: Path) -> int:
+    """A new file, open for writing."""
+    how = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    try:
+        return os.open(path, how, 0o666)
+    except FileNotFoundError:  # the folder is missing: rarely, when thousands of files are written
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, how, 0o666)
 
 
 @contextlib.contextmanager
@@ -135,9 +137,21 @@ def writable_folder(path: Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file, or nothing."""
-    with atomic_path(path) as part:
-        part.write_bytes(content)
+    """Write a whole file, or nothing; as `atomic_path`, with half of its calls to the system."""
+    path = Path(path)
+    part = _beside(path)
+    placed = False
+    try:
+        with os.fdopen(_created(part), "wb") as file:
+            file.write(content)
+        os.replace(part, path)
+        placed = True
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if not placed:
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

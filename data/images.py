@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,10 +14,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from aoi.data.content import file_hash
 from aoi.data.decoding import Trouble, decode, to_rgb
 from aoi.data.files import atomic_path, write_bytes
 from aoi.data.masks import to_mask
-from aoi.data.plain_png import read_plain_png
+from aoi.data.plain_png import decode_plain_png, plain_content, read_plain_png
 from aoi.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -31,10 +33,27 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, empty, truncated, not an image, or above 200 megapixels.
     """
-    plain = read_plain_png(Path(path))
-    if plain is None:
-        return _read(Path(path), "image", to_rgb)
-    return plain if plain.ndim == 3 else np.asarray(cv2.cvtColor(plain, cv2.COLOR_GRAY2RGB))
+    path = Path(path)
+    plain = read_plain_png(path)
+    return _read(path, "image", to_rgb) if plain is None else _three_channels(plain)
+
+
+def read_hashed_image(path: Path) -> tuple[np.ndarray, str]:
+    """`read_image`, and the SHA-256 of the file's bytes, hexadecimal; plain PNG files are read once for both.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    path = Path(path)
+    content = plain_content(path)
+    plain = None if content is None else decode_plain_png(content)
+    if content is None or plain is None:
+        return _read(path, "image", to_rgb), file_hash(path)
+    return _three_channels(plain), hashlib.sha256(content).hexdigest()
+
+
+def _three_channels(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 3 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
 
 
 def read_mask(path: Path) -> np.ndarray:

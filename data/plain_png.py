@@ -36,29 +36,35 @@ Decode = Callable[..., Any]
 
 def read_plain_png(path: Path) -> np.ndarray | None:
     """HW or HWC uint8 RGB, contiguous and writable; None where the file is anything but plain or libraries are missing."""
-    codecs = _codecs()
-    if codecs is None:
+    content = plain_content(path)
+    return None if content is None else decode_plain_png(content)
+
+
+def plain_content(path: Path) -> bytes | None:
+    """The bytes of a file whose header is plain; None where it is not, or libraries to decode it are missing."""
+    if _codecs() is None:
         return None
     with contextlib.suppress(OSError, ValueError):
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe could wait for ever
             return None
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             head = file.read(_HEADER)
-            content = head + file.read() if _plain_header(head) else b""
-        return decode_plain_png(content, *codecs) if content else None
+            return head + file.read() if _plain_header(head) else None
     return None
 
 
 @functools.cache
-def _codecs() -> tuple[Decode, Decode] | None:
-    """libdeflate and libpng, or None."""
+def _codecs() -> tuple[Decode, Decode, Decode] | None:
+    """Inflating, decoding a PNG, and CRC-32, by libdeflate, libpng and libdeflate; or None."""
     try:
-        from imagecodecs import deflate_decode, png_decode
+        from imagecodecs import deflate_crc32, deflate_decode, png_decode
 
         deflate_decode(zlib.compress(b"a"), out=memoryview(bytearray(1)))
+        if deflate_crc32(b"a") != zlib.crc32(b"a"):
+            return None
     except Exception:  # not installed, or built without one of the two
         return None
-    return deflate_decode, png_decode
+    return deflate_decode, png_decode, deflate_crc32
 
 
 def _plain_header(head: bytes) -> bool:
@@ -69,27 +75,19 @@ def _plain_header(head: bytes) -> bool:
     return bool(0 < width < 2**16 and 0 < height < 2**16 and width * height <= LARGEST)
 
 
-def decode_plain_png(content: bytes, inflate: Decode, decode: Decode) -> np.ndarray | None:
-    """The pixels of a file whose header is plain.
-
-    Args:
-        content: of the whole file.
-        inflate: zlib's format to bytes, in `out`.
-        decode: a PNG to pixels.
-
-    Returns:
-        HW or HWC uint8, or None where something is not plain.
-    """
-    packed = _packed(content)
-    if packed is None:
+def decode_plain_png(content: bytes) -> np.ndarray | None:
+    """The pixels of a file whose header is plain, HW or HWC uint8; None where something else is not plain, or libraries are missing."""
+    codecs, packed = _codecs(), _packed(content)
+    if codecs is None or packed is None:
         return None
+    inflate, decode, crc32 = codecs
     width, height = struct.unpack(">II", content[16:24])
     stride = 1 + width * _CHANNELS[content[25]]
     filtered = np.empty(height * stride, np.uint8)
     try:
         if len(inflate(packed, out=filtered.data)) != len(filtered) or filtered[::stride].max() > 4:
             return None
-        pixels = decode(_stored(content[:_HEADER], filtered, packed[-4:]))
+        pixels = decode(_stored(content[:_HEADER], filtered, packed[-4:], crc32))
     except Exception:  # whatever the libraries raise, damage is explained elsewhere
         return None
     return np.asarray(pixels) if pixels.shape[:2] == (height, width) and pixels.dtype == np.uint8 else None
@@ -121,7 +119,7 @@ def _harmless(kind: bytes, chunk: bytes, *, first: bool) -> bool:
     return known and not chunk[4:].startswith(_OF_CAMERAS) and zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
-def _stored(head: bytes, filtered: np.ndarray, checksum: bytes) -> np.ndarray:
+def _stored(head: bytes, filtered: np.ndarray, checksum: bytes, crc32: Decode) -> np.ndarray:
     """A PNG of the same header and filtered bytes that is not compressed; `checksum` is that of the bytes, which are the same."""
     count = -(-len(filtered) // _BLOCK)
     start, length = len(head) + 8, 2 + 5 * count + len(filtered) + 4
@@ -135,6 +133,6 @@ def _stored(head: bytes, filtered: np.ndarray, checksum: bytes) -> np.ndarray:
         found[place + 5 : place + 5 + len(part)] = part
         place += 5 + len(part)
     found[place : place + 4] = np.frombuffer(checksum, np.uint8)
-    tail = struct.pack(">I", zlib.crc32(found[start - 4 : place + 4].data)) + b"\0\0\0\0IEND\xae\x42\x60\x82"
+    tail = struct.pack(">I", crc32(found[start - 4 : place + 4].data)) + b"\0\0\0\0IEND\xae\x42\x60\x82"
     found[place + 4 :] = np.frombuffer(tail, np.uint8)
     return found

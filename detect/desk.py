@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from aoi.data.content import file_hash
-from aoi.data.images import read_image, read_mask, write_image, write_mask
+from aoi.data.images import read_hashed_image, read_mask, write_image, write_mask
 from aoi.data.sample import Sample
 from aoi.detect.overlay import caption, draw_overlay
 from aoi.detect.verdict import BadImage, Prediction, Thresholds
@@ -61,11 +60,11 @@ class Desk:
     def inspect(self, parts: Sequence[Part]) -> Found:
         """Rows, after masks and overlays are in place."""
         loaded = [(part, _load(part.path)) for part in parts]
-        images = [image for _, image in loaded if not isinstance(image, BadImage)]
+        images = [each[0] for _, each in loaded if not isinstance(each, BadImage)]
         predictions = iter(self.looker.predict(images))
-        return [image if isinstance(image, BadImage) else self._write(part, image, next(predictions)) for part, image in loaded]
+        return [each if isinstance(each, BadImage) else self._write(part, *each, next(predictions)) for part, each in loaded]
 
-    def _write(self, part: Part, image: np.ndarray, prediction: Prediction) -> dict[str, Any]:
+    def _write(self, part: Part, image: np.ndarray, sha256: str, prediction: Prediction) -> dict[str, Any]:
         sample, thresholds = part.sample, self.looker.thresholds
         mask_path = self.out / "masks" / f"{part.name}.png"
         write_mask(mask_path, prediction.regions.mask)
@@ -77,7 +76,7 @@ class Desk:
             write_image(overlay_path, caption(picture, text, alarm=prediction.is_anomaly))
         return {
             "image_path": str(part.path),
-            "image_sha256": file_hash(part.path),
+            "image_sha256": sha256,
             "model": self.looker.model,
             "category": self.looker.category,
             "image_size": list(image.shape[:2]),
@@ -95,8 +94,9 @@ class Desk:
         }
 
 
-def _load(path: Path) -> np.ndarray | BadImage:
+def _load(path: Path) -> tuple[np.ndarray, str] | BadImage:
+    """The image and the SHA-256 of its file."""
     try:
-        return read_image(path)
+        return read_hashed_image(path)
     except DataError as error:
         return BadImage(path, error.message)

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from aoi.data import plain_png
-from aoi.data.images import png_bytes, read_image
+from aoi.data.content import file_hash
+from aoi.data.images import png_bytes, read_hashed_image, read_image
 from aoi.data.plain_png import read_plain_png
+from aoi.errors import DataError
 
 pytest.importorskip("imagecodecs")
 
@@ -185,6 +187,23 @@ def test_without_the_library_everything_is_read_as_before(tmp_path: Path, monkey
     monkeypatch.setattr(plain_png, "_codecs", lambda: None)
     assert read_plain_png(path) is None
     np.testing.assert_array_equal(read_image(path), RGB)
+
+
+def test_the_hash_beside_an_image_is_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain, grey, of other formats, and without the library"""
+    Image.fromarray(RGB).save(tmp_path / "b.jpg")
+    Image.fromarray(RGB).convert("P").save(tmp_path / "c.png")
+    places = [kept(tmp_path / "a.png", png(RGB)), kept(tmp_path / "d.png", png(RGB[..., 0])), tmp_path / "b.jpg", tmp_path / "c.png"]
+    found = [read_hashed_image(path) for path in places]
+    for codecs in (plain_png._codecs(), None):
+        monkeypatch.setattr(plain_png, "_codecs", lambda codecs=codecs: codecs)
+        for path, (image, hashed) in zip(places, found, strict=True):
+            np.testing.assert_array_equal(image, read_image(path))
+            assert image.shape == RGB.shape
+            assert hashed == file_hash(path)
+            assert read_hashed_image(path)[1] == hashed
+    with pytest.raises(DataError, match="cannot read image"):
+        read_hashed_image(kept(tmp_path / "a.png", png(RGB)[:-30]))
 
 
 def test_real_files_are_plain_and_equal_pillow(shared_data: Path) -> None:
