@@ -77,10 +77,7 @@ class Backbone:
 
     def _maps(self, images: np.ndarray) -> dict[str, torch.Tensor]:
         """The maps in `layers`, in the network's own order of axes and arithmetic."""
-        # A channels-last view: NHWC bytes are already in the order the convolutions like.
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
-        normalised, coarse = pixels.sub_(mean).div_(std), self.precision == "bfloat16"
+        normalised, coarse = self.normalised(images), self.precision == "bfloat16"
         if self.compiled is not None:
             maps = self.compiled(normalised, coarse=coarse)
         elif self.fused is not None:
@@ -89,6 +86,13 @@ class Backbone:
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=coarse):
                 maps = self.network(normalised)
         return {spec.name: found for spec, found in zip(self.available, maps, strict=True) if spec.name in self.layers}
+
+    def normalised(self, images: np.ndarray) -> torch.Tensor:
+        """What the network takes for N×H×W×3 uint8 RGB images, N×3×H×W float32 on `device`."""
+        # A channels-last view: NHWC bytes are already in the order the convolutions like.
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
+        return pixels.sub_(mean).div_(std)
 
     def layers_for(self, strides: Sequence[int]) -> tuple[str, ...]:
         """Names of the maps nearest to the wanted strides, finest first.

@@ -17,6 +17,7 @@ from aoi.data.content import file_hash
 from aoi.data.images import read_image, resize_image
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
+from aoi.detect.derived import changes_of
 from aoi.detect.feature_store import FeatureWriter, StoredMaps, read_folder, written_folder
 from aoi.detect.verdict import BadImage
 from aoi.errors import DataError
@@ -94,6 +95,16 @@ def load_batches(paths: Sequence[Path], size: tuple[int, int], batch: int = BATC
             yield [(path, future.result()) for path, future in zip(chunk, ahead.pop(0), strict=True)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Origins:
+    """What images were made from: other images, whose maps are known."""
+
+    features: FeatureSet
+    """Of the other images."""
+    rows: np.ndarray
+    """N int64, which of them each image was made from."""
+
+
 class FeatureKeeper(Protocol):
     """Keeps extractions on disk for more than one command."""
 
@@ -107,6 +118,7 @@ def extract(
     image_size: tuple[int, int],
     *,
     cache: Path | FeatureKeeper | None = None,
+    origins: Origins | None = None,
     progress: Progress = silent,
 ) -> Extraction:
     """Features of every readable image among `paths`.
@@ -117,23 +129,26 @@ def extract(
         image_size: (height, width) every image is resized to, antialiased bilinear, without keeping the aspect.
         cache: finished extractions, keyed by the content of the images, weights and size: a folder, or who keeps several; None keeps
             features in memory.
+        origins: what the images were made from, where that is known: it saves time and changes nothing.
         progress: called with stage `features`.
     """
     key = features_key(paths, backbone, image_size) if cache is not None and paths else None
     if cache is not None and key is not None:
         if not isinstance(cache, Path):
             return cache.kept(
-                key, lambda folder: _into_folder(folder, paths, backbone, image_size, progress), lambda folder: _read_cache(folder, paths)
+                key,
+                lambda folder: _into_folder(folder, paths, backbone, image_size, origins, progress),
+                lambda folder: _read_cache(folder, paths),
             )
         kept = _read_cache(cache / key, paths)
         if kept is not None:
             progress("features", len(paths), len(paths))
             return kept
-        _to_folder(cache / key, paths, backbone, image_size, progress)
+        _to_folder(cache / key, paths, backbone, image_size, origins, progress)
         kept = _read_cache(cache / key, paths)
         if kept is not None:
             return kept
-    return _to_memory(paths, backbone, image_size, progress)
+    return _to_memory(paths, backbone, image_size, origins, progress)
 
 
 def extract_features(
@@ -142,6 +157,7 @@ def extract_features(
     image_size: tuple[int, int],
     *,
     cache: Path | FeatureKeeper | None = None,
+    origins: Origins | None = None,
     progress: Progress = silent,
 ) -> FeatureSet:
     """Like `extract`, for callers to whom an unreadable image is an error.
@@ -149,7 +165,7 @@ def extract_features(
     Raises:
         DataError: naming the first unreadable image and how many there are.
     """
-    extraction = extract(paths, backbone, image_size, cache=cache, progress=progress)
+    extraction = extract(paths, backbone, image_size, cache=cache, origins=origins, progress=progress)
     if extraction.bad:
         first = extraction.bad[0]
         more = f" (and {len(extraction.bad) - 1} more)" if len(extraction.bad) > 1 else ""
@@ -157,31 +173,44 @@ def extract_features(
     return extraction.features
 
 
-def _to_folder(folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
+def _to_folder(
+    folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], origins: Origins | None, progress: Progress
+) -> None:
     """Features straight to disk: no more than a batch of them is ever in memory."""
     with written_folder(folder) as writer:
-        _write(writer, paths, backbone, image_size, progress)
+        _write(writer, paths, backbone, image_size, origins, progress)
 
 
-def _into_folder(folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
+def _into_folder(
+    folder: Path, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], origins: Origins | None, progress: Progress
+) -> None:
     """The same into a folder that is there."""
     with ExitStack() as stack:
-        _write(FeatureWriter(folder, stack), paths, backbone, image_size, progress)
+        _write(FeatureWriter(folder, stack), paths, backbone, image_size, origins, progress)
 
 
-def _write(writer: FeatureWriter, paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> None:
+def _write(
+    writer: FeatureWriter,
+    paths: Sequence[Path],
+    backbone: Backbone,
+    image_size: tuple[int, int],
+    origins: Origins | None,
+    progress: Progress,
+) -> None:
     bad: list[BadImage] = []
-    for _, maps, unread in _batches(paths, backbone, image_size, progress):
+    for _, maps, unread in _batches(paths, backbone, image_size, origins, progress):
         writer.add(maps)
         bad += unread
     writer.finish(image_size=image_size, bad=[each.as_dict() for each in bad])
 
 
-def _to_memory(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress) -> Extraction:
+def _to_memory(
+    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], origins: Origins | None, progress: Progress
+) -> Extraction:
     kept: list[Path] = []
     bad: list[BadImage] = []
     layers: dict[str, np.ndarray] = {}
-    for images, maps, unread in _batches(paths, backbone, image_size, progress):
+    for images, maps, unread in _batches(paths, backbone, image_size, origins, progress):
         for name, found in maps.items():
             if name not in layers:
                 layers[name] = np.empty((len(paths), *found.shape[1:]), np.float32)
@@ -193,17 +222,21 @@ def _to_memory(paths: Sequence[Path], backbone: Backbone, image_size: tuple[int,
 
 
 def _batches(
-    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], progress: Progress
+    paths: Sequence[Path], backbone: Backbone, image_size: tuple[int, int], origins: Origins | None, progress: Progress
 ) -> Iterator[tuple[list[Path], dict[str, np.ndarray], list[BadImage]]]:
     """Readable images of a batch, their maps by layer, and the unreadable ones; stage `features`."""
-    done = 0
+    known, done = changes_of(origins, backbone, image_size), 0
     progress("features", 0, len(paths))
     for chunk in load_batches(paths, image_size):
         bad = [image for _, image in chunk if isinstance(image, BadImage)]
-        images = [(path, image) for path, image in chunk if not isinstance(image, BadImage)]
-        maps = backbone(np.stack([image for _, image in images])) if images else {}
+        images = [(number, path, image) for number, (path, image) in enumerate(chunk, done) if not isinstance(image, BadImage)]
+        pictures, maps = [image for _, _, image in images], dict[str, np.ndarray]()
+        if images and known is not None:
+            maps = known([number for number, _, _ in images], pictures)
+        elif images:
+            maps = {name: found.cpu().numpy() for name, found in backbone(np.stack(pictures)).items()}
         done += len(chunk)
-        yield [path for path, _ in images], {name: found.cpu().numpy() for name, found in maps.items()}, bad
+        yield [path for _, path, _ in images], maps, bad
         progress("features", done, len(paths))
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-_ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-_CUTS: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
+ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+CUTS: tuple[Any, ...] = (torch.relu, torch.relu_, functional.relu, "relu", "relu_")
+"""How networks write down that two maps are added, and that a map is rectified."""
 AGREEMENT = 1e-4
 """Largest difference, in units of the largest number in a map, that folding may make by rounding."""
 COARSE_AGREEMENT = 0.05
@@ -39,14 +40,14 @@ class FusedConvolution(nn.Module):
     def __init__(self, like: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = like.weight, like.bias
-        self._how = like.padding, like.stride, like.dilation, like.groups
+        self.how = like.padding, like.stride, like.dilation, like.groups
 
     def forward(self, images: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """max(convolution + `other`, 0)."""
         run = torch.ops.mkldnn._convolution_pointwise
         if other is None:
-            return run(images, self.weight, self.bias, *self._how, "relu", [], "")  # type: ignore[no-any-return]
-        return run.binary(images, other, self.weight, self.bias, *self._how, "add", 1.0, "relu", [], "")  # type: ignore[no-any-return]
+            return run(images, self.weight, self.bias, *self.how, "relu", [], "")  # type: ignore[no-any-return]
+        return run.binary(images, other, self.weight, self.bias, *self.how, "add", 1.0, "relu", [], "")  # type: ignore[no-any-return]
 
 
 class FusedNetwork:
@@ -64,13 +65,22 @@ class FusedNetwork:
 
     def __call__(self, pixels: torch.Tensor, *, coarse: bool = False) -> Any:
         """The maps of n×3×H×W float32 images; computed in bfloat16, and left so, if `coarse` and the network's steps allow it."""
+        return self._made(coarse)(pixels)
+
+    @property
+    def graph(self) -> fx.GraphModule | None:
+        """The folded network for float32, step by step; None where its steps cannot be told."""
+        made = self._made(coarse=False)
+        return made if isinstance(made, fx.GraphModule) else None
+
+    def _made(self, coarse: bool) -> Callable[[torch.Tensor], Any]:
         arithmetic = torch.bfloat16 if coarse else torch.float32
         if arithmetic not in self._fast:
             with _one_at_a_time:  # predictors are called by several threads
                 key = (self._identity, self._side, arithmetic)
                 fast = _known.get(key)
                 self._fast[arithmetic] = _known[key] = self._folded(coarse) if fast is None else fast
-        return self._fast[arithmetic](pixels)
+        return self._fast[arithmetic]
 
     def _folded(self, coarse: bool) -> Callable[[torch.Tensor], Any]:
         with torch.inference_mode(False):  # weights that are made here are as good as those that were loaded
@@ -91,21 +101,30 @@ class Autocast:
             return self._network(pixels)
 
 
-class Coarse:
-    """A folded network with weights in bfloat16."""
+class SplitConvolution(nn.Module):
+    """A convolution in bfloat16 that reads every number of an image as the sum of two.
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self._graph = graph
+    Args:
+        like: one group; in float32.
+    """
 
-    def __call__(self, pixels: torch.Tensor) -> Any:
-        """The maps of n×3×H×W float32 images, bfloat16."""
-        return self._graph(pixels.bfloat16())
+    def __init__(self, like: FusedConvolution | nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = copy.deepcopy(like).bfloat16()
+        weight = torch.cat([self.conv.weight, self.conv.weight], 1).contiguous(memory_format=torch.channels_last)
+        self.conv.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """n×3×H×W float32 to n×C×h×w bfloat16."""
+        high = images.bfloat16()
+        return self.conv(torch.cat([high, (images - high).bfloat16()], 1))  # type: ignore[no-any-return]
 
 
 def coarsened(folded: Callable[[torch.Tensor], Any], network: nn.Module, probe: torch.Tensor) -> Callable[[torch.Tensor], Any]:
     """What computes a network in bfloat16 from one map to the next; `Autocast` where a step is not as good in bfloat16 as in float32.
 
     Convolutions sum in float32 either way; a rectifier, a largest value and a sum of two maps lose no more than their result is rounded.
+    Images are not rounded: 8 bits of a pixel are no longer 8 bits once it is normalised, and that would be half of the whole error.
 
     Args:
         folded: what `fused` gave.
@@ -114,7 +133,7 @@ def coarsened(folded: Callable[[torch.Tensor], Any], network: nn.Module, probe: 
     """
     if not (isinstance(folded, fx.GraphModule) and _is_simple(folded)):
         return Autocast(network)
-    coarse = Coarse(copy.deepcopy(folded).bfloat16())
+    coarse = _coarse(folded)
     try:
         with torch.inference_mode():
             pairs = list(zip(folded(probe), coarse(probe), strict=True))
@@ -124,14 +143,26 @@ def coarsened(folded: Callable[[torch.Tensor], Any], network: nn.Module, probe: 
     return coarse if same else Autocast(network)
 
 
+def _coarse(folded: fx.GraphModule) -> fx.GraphModule:
+    graph = copy.deepcopy(folded).bfloat16()
+    exact = dict(folded.named_modules())
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and any(each.op == "placeholder" for each in node.all_input_nodes):
+            graph.set_submodule(str(node.target), SplitConvolution(cast(FusedConvolution | nn.Conv2d, exact[str(node.target)])))
+    return graph
+
+
 def _is_simple(graph: fx.GraphModule) -> bool:
-    """Convolutions, rectifiers, poolings by the largest value and sums are all there is."""
+    """Convolutions, rectifiers, poolings by the largest value and sums are all there is, and nothing but convolutions reads the image."""
     parts = dict(graph.named_modules())
     modules = (FusedConvolution, nn.Conv2d, nn.MaxPool2d, nn.ReLU)
+    first = [user for node in graph.graph.nodes if node.op == "placeholder" for user in node.users]
+    if not all(user.op == "call_module" and _reads_all(parts[str(user.target)]) for user in first):
+        return False
     return all(
         isinstance(parts[str(node.target)], modules)
         if node.op == "call_module"
-        else node.op in ("placeholder", "output") or node.target in _ADDITIONS + _CUTS
+        else node.op in ("placeholder", "output") or node.target in ADDITIONS + CUTS
         for node in graph.graph.nodes
     )
 
@@ -192,11 +223,11 @@ def _join(module: fx.GraphModule, cut: fx.Node, parts: dict[str, nn.Module]) -> 
 
 def _is_sum(node: fx.Node) -> bool:
     """Two maps are added, nothing else."""
-    return node.target in _ADDITIONS and len(node.args) == 2 and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
+    return node.target in ADDITIONS and len(node.args) == 2 and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
 
 
 def _is_cut(node: fx.Node, parts: dict[str, nn.Module]) -> bool:
-    return isinstance(parts.get(str(node.target)), nn.ReLU) if node.op == "call_module" else node.target in _CUTS
+    return isinstance(parts.get(str(node.target)), nn.ReLU) if node.op == "call_module" else node.target in CUTS
 
 
 def _is_plain(node: Any, parts: dict[str, nn.Module]) -> bool:
@@ -205,3 +236,9 @@ def _is_plain(node: Any, parts: dict[str, nn.Module]) -> bool:
         return False
     conv = parts[str(node.target)]
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+
+
+def _reads_all(module: nn.Module) -> bool:
+    """Whether it is a convolution of one group."""
+    groups = module.how[3] if isinstance(module, FusedConvolution) else module.groups if isinstance(module, nn.Conv2d) else 0
+    return bool(groups == 1)

@@ -23,7 +23,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import truth_masks
 from aoi.detect.backbones import Backbone
-from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
+from aoi.detect.features import FeatureKeeper, FeatureSet, Origins, extract_features
 from aoi.errors import ConfigError, DataError
 from aoi.synth.diffusion.settings import DiffusionSettings
 from aoi.synth.generate import GenerateOptions, generate_dataset
@@ -204,7 +204,7 @@ def synth_images(
             f"{generator} made {len(drawn.masks)} defects on {real.name}", hint=f"{drawn.manifest} says why the others were refused"
         )
     size = (plan.image_size, plan.image_size)
-    features = extract_features(drawn.images, backbone, size, cache=cache, progress=progress)
+    features = extract_features(drawn.images, backbone, size, cache=cache, origins=Origins(real.train, drawn.sources), progress=progress)
     return SynthImages(features, drawn.resized(size), drawn.sources, drawn.preview)
 
 

@@ -12,7 +12,7 @@ from aoi.bench.material.images import RealImages, SynthImages, draw_defects
 from aoi.bench.plan import Plan
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
-from aoi.detect.features import FeatureKeeper, extract_features
+from aoi.detect.features import FeatureKeeper, Origins, extract_features
 from aoi.synth.generate import GenerateOptions
 
 
@@ -51,5 +51,8 @@ def probe_images(
         return None
     size = (plan.image_size, plan.image_size)
     return SynthImages(
-        extract_features(made.images, backbone, size, cache=cache, progress=progress), made.resized(size), made.sources, made.preview
+        extract_features(made.images, backbone, size, cache=cache, origins=Origins(real.train, made.sources), progress=progress),
+        made.resized(size),
+        made.sources,
+        made.preview,
     )

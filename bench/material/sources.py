@@ -26,7 +26,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import truth_mask, truth_masks
 from aoi.detect.backbones import Backbone
-from aoi.detect.features import FeatureKeeper, extract_features
+from aoi.detect.features import FeatureKeeper, Origins, extract_features
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet
 
@@ -167,7 +167,9 @@ def _made_elsewhere(
     held = f"{len(pairs) - untraced} are held out with the good image they were made from"
     said = f"{len(pairs)} of {len(elsewhere.pairs)} defects of {elsewhere.root}; {held}"
     return SynthImages(
-        extract_features([pair.image for pair in pairs], backbone, size, cache=place.cache, progress=progress),
+        extract_features(
+            [pair.image for pair in pairs], backbone, size, cache=place.cache, origins=Origins(real.train, sources), progress=progress
+        ),
         np.stack([truth_mask(pair.image, pair.mask, size) for pair in pairs]),
         sources,
         _preview(place.folder, [Sample(pair.image, "test", pair.label, pair.mask) for pair in pairs]),
