@@ -14,7 +14,8 @@ from aoi.bench.cache.sharing import MEMORY
 from aoi.bench.cache.store import DEFAULT_GB, FEATURES, Cache, feature_entry
 from aoi.bench.forecast import Estimate
 from aoi.bench.makespan import makespan
-from aoi.bench.material.miniature import Miniature, measured
+from aoi.bench.material.miniature import Miniature, few_normals, measured
+from aoi.bench.material.normal_images import normal_paths
 from aoi.bench.material.sources import stock_of
 from aoi.bench.plan import Plan
 from aoi.bench.plan_options import ORACLE_MASK
@@ -69,14 +70,11 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
     """What computing the missing arms takes."""
     plan, workers = run.plan, _workers(engine)
     todo = [arm for found in missing.values() for arm in found]
-    first = next(dataset for name, dataset in datasets.items() if missing[name])
+    name, first = next((name, dataset) for name, dataset in datasets.items() if missing[name])
     with worker_threads(engine.threads if isinstance(engine, LocalEngine) else None):
-        mini = _timed(plan, todo, first, run.progress)
+        mini = _timed(plan, todo, name, first, run.progress)
         foreign = _rates(run, todo, first)
-    needed = {
-        name: Workload(plan, name, each, mini, _extracted(run, each), run.out, stock_of(plan, name, each, run.elsewhere).supply, foreign)
-        for name, each in datasets.items()
-    }
+    needed = {name: _needed(run, name, each, mini, foreign) for name, each in datasets.items()}
     parted = parted_portions(plan, missing, workers or 1)
     tasks = _loads(needed, missing, parted)
     load = sum((task.argument for task in tasks), Load())
@@ -98,12 +96,16 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
     )
 
 
-def _timed(plan: Plan, todo: Sequence[Arm], dataset: Dataset, progress: Progress) -> Miniature:
+def _timed(plan: Plan, todo: Sequence[Arm], name: str, dataset: Dataset, progress: Progress) -> Miniature:
     """Rates of everything that the missing arms need."""
     makers = dict.fromkeys(_painter(name, plan) for name in (*makers_of(plan, todo), *plan.watchers(todo)))
     generators = tuple(name for name in makers if name in generator_names())  # what others give is there already
     with tempfile.TemporaryDirectory(prefix="aoi-estimate-", ignore_cleanup_errors=True) as place:
-        return measured(plan, dataset, generators, Path(place), progress=progress)
+        normals = few_normals(plan, name, Path(place) / "normals")
+        small = plan.model_copy(
+            update={"normals": plan.normals.model_copy(update={"folders": {dataset.name: normals} if normals is not None else {}})}
+        )
+        return measured(small, dataset, generators, Path(place), progress=progress)
 
 
 def _rates(run: Run, todo: Sequence[Arm], dataset: Dataset) -> dict[str, Rates]:
@@ -135,11 +137,18 @@ def _wall(tasks: Sequence[Task[Load]], plan: Plan, mini: Miniature, workers: int
     return makespan((Task(task.name, sum(_seconds(task.argument, plan, mini).values()), task.after) for task in tasks), workers)
 
 
-def _extracted(run: Run, dataset: Dataset) -> int:
-    """Real images whose features are in the cache."""
+def _needed(run: Run, name: str, dataset: Dataset, mini: Miniature, foreign: Mapping[str, Rates]) -> Workload:
+    """What there is to do for one data set."""
+    supply, normals = stock_of(run.plan, name, dataset, run.elsewhere).supply, tuple(normal_paths(run.plan, name))
+    real = [tuple(sample.path for sample in each) for each in (dataset.train_good, tested(dataset, run.plan))]
+    kept, kept_normals = sum(_kept(run, paths) for paths in real), _kept(run, normals)
+    return Workload(run.plan, name, dataset, mini, kept, run.out, supply, foreign, len(normals), kept_normals)
+
+
+def _kept(run: Run, paths: tuple[Path, ...]) -> int:
+    """How many of these images have features in the cache: all or none."""
     size = (run.plan.image_size, run.plan.image_size)
-    sets = [tuple(sample.path for sample in each) for each in (dataset.train_good, tested(dataset, run.plan))]
-    return sum(len(paths) for paths in sets if run.cache.has(FEATURES, feature_entry(features_key(paths, run.backbone, size))))
+    return len(paths) if paths and run.cache.has(FEATURES, feature_entry(features_key(paths, run.backbone, size))) else 0
 
 
 def _seconds(load: Load, plan: Plan, mini: Miniature) -> dict[str, float]:

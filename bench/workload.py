@@ -92,6 +92,7 @@ class Workload:
         out: the ablation's folder.
         supply: by generator, defects that are there, real ones or from a folder: nothing is drawn for them.
         rates: of anomalib's detectors.
+        normals, kept_normals: images of a folder of generated normals, and how many of them have features in the cache.
     """
 
     plan: Plan
@@ -102,6 +103,8 @@ class Workload:
     out: Path
     supply: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[str, Rates] = field(default_factory=dict)
+    normals: int = 0
+    kept_normals: int = 0
 
     def of(self, step: Step, *, made: bool = False) -> Load:
         """What one task does.
@@ -112,7 +115,7 @@ class Workload:
         arms = list(step.wanted)
         if step.portion is None:
             images = len(self.dataset.train_good) + self._test(arms)
-            return Load(real=images, images=images - self.extracted)
+            return Load(real=images + self.normals, images=images - self.extracted + self.normals - self.kept_normals)
         load = Load(block=self._all(arms))
         for lot in () if made else self._lots(arms, *step.portion):
             load.featured += lot.wanted
@@ -153,7 +156,8 @@ class Workload:
             return "baseline", test / mini.test
         if arm.coupling in options.couplings:
             return arm.coupling, options.epochs * options.steps / mini.segment_steps
-        return arm.coupling, (test + good + (arm.amount or self.plan.most)) / mini.images
+        lent = self.normals if arm.coupling == "normals" and self.normals else arm.amount or self.plan.most
+        return arm.coupling, (test + good + lent) / mini.images
 
     def _test(self, arms: Iterable[Arm]) -> int:
         """Test images, each as often as something else was done to it."""
@@ -200,9 +204,15 @@ class Workload:
         watched = sum(self.plan.watched(arm.coupling) for arm in arms)
         fed = sum(arm.generator in self.supply for arm in arms)
         drawn = sum(not arm.is_baseline for arm in arms) - fed
+        fed_normals = sum(arm.coupling == "normals" for arm in arms)
         return [
             *([_shared(f"{name}: defects of the probe, which vetoes choices, made", probe, watched)] if probe else []),
             Shared(f"{name}: real images through the backbone", real, self.extracted, len(arms)),
+            *(
+                [Shared(f"{name}: generated normals through the backbone", self.normals, self.kept_normals, fed_normals)]
+                if self.normals
+                else []
+            ),
             *([_shared(f"{name}: defects made", own, drawn)] if own else []),
             *([_shared(f"{name}: defects that need no making, real or from a folder", given, fed)] if given else []),
             Shared(f"{name}: detectors fitted, on all good images and without each fold", fits, 0, len(arms)),

@@ -13,6 +13,7 @@ from aoi.bench.anomalib.plan import TRAIN, model_of
 from aoi.bench.arms import NONE
 from aoi.bench.cache.store import FEATURES, Cache
 from aoi.bench.couplings.segment_plan import SegmentPlan
+from aoi.bench.material.normal_images import normal_paths
 from aoi.bench.plan import Plan
 from aoi.bench.run import run_bench
 from aoi.data.images import read_mask, write_mask
@@ -129,6 +130,14 @@ def miniature_dataset(dataset: Dataset, root: Path, train: int, test: int) -> Pa
     for number, sample in enumerate(chosen):
         _copied(sample, root, f"{number:03d}")
     return root
+
+
+def few_normals(plan: Plan, name: str, root: Path) -> Path | None:
+    """A few of a data set's generated normals, in the new folder `root`; None where the plan names no folder of them."""
+    for number, path in enumerate(normal_paths(plan, name)[: _MEASURED[0]]):
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, root / f"{number:03d}{path.suffix}")
+    return root if root.is_dir() else None
 
 
 def _copied(sample: Sample, root: Path, name: str) -> None:

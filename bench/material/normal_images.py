@@ -10,8 +10,9 @@ from pathlib import Path
 from aoi.bench.material.leaks import Contents, check_learnt, check_normals, contents
 from aoi.bench.plan import Plan
 from aoi.data.content import file_hash
-from aoi.data.layouts import list_images
+from aoi.data.layouts import existing_folder
 from aoi.data.progress import Progress, silent
+from aoi.data.sources import good_images
 from aoi.detect.backbones import Backbone
 from aoi.detect.features import FeatureKeeper, FeatureSet, extract_features
 from aoi.errors import ConfigError, DataError
@@ -36,15 +37,18 @@ def check_normal_folders(plan: Plan, datasets: Iterable[str]) -> None:
 def normal_paths(plan: Plan, name: str) -> list[Path]:
     """The images in a data set's folder of generated normals, sorted; none where the plan names no folder.
 
+    A folder that is a data set itself gives its `train/good`: what lies beside, defects or pictures to look at, is not good ground.
+
     Raises:
-        DataError: the folder has no images.
+        DataError: the folder is missing or has no good images.
     """
     folder = plan.normals.folders.get(name)
     if folder is None or "normals" not in plan.couplings:
         return []
-    if not (found := list_images(folder)):
-        raise DataError(f"no generated normals in {folder}", hint="put images of good parts there, or take it out of normals.folders")
-    return found
+    try:
+        return [sample.path for sample in good_images(existing_folder(folder))]
+    except DataError as error:
+        raise DataError(f"generated normals of {name}: {error.message}", hint=f"{error.hint}; or take it out of normals.folders") from error
 
 
 def normals_identity(plan: Plan, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,13 @@ from hypothesis import strategies as st
 
 from aoi.bench.couplings.group import baseline
 from aoi.bench.couplings.normals import Drawn, clean_cells, new_cells, normals, votes, voting_padim, with_more
+from aoi.bench.estimate import estimate
+from aoi.bench.material.datasets import dataset_names
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
+from aoi.data.procedural.dataset import write_sample_dataset
 from aoi.errors import ConfigError, DataError
+from aoi.synth.generate import GenerateOptions, generate_dataset
 
 
 def unseen(ground, count: int, **changes):
@@ -196,6 +201,35 @@ def test_a_folder_of_generated_normals_is_learned_from_and_told_by_its_content(p
     (folder / "0.png").unlink()
     again = run_bench(normal_plan(folder), out)
     assert again.computed == 2  # the arms that read the folder, and no others
+
+
+def test_what_the_data_set_of_drawn_parts_draws_serves_as_generated_normals(parts, tiny_bench, small_plan, tmp_path):
+    """Two data sets of one name, one with normals: the dry run knew neither that one's name nor the other."""
+    write_sample_dataset(tmp_path / "drawn", train_good=12, test_good=0, per_defect=0, size=128, seed=3)
+    other = shutil.copytree(parts, tmp_path / "零件 b" / "disc")
+    (other / "test" / "good" / "extra.png").write_bytes((other / "test" / "good" / "000.png").read_bytes())
+    name = next(each for each in dataset_names([parts, other]) if "零件" in each)
+    plan = small_plan(
+        parts, datasets=(parts, other), detectors=("padim",), generators=("none", "perlin"), couplings=("normals",), seeds=(0,),
+        normals={"folders": {name: tmp_path / "drawn"}},
+    )  # fmt: skip
+    told = estimate(plan, tmp_path / "out")
+    assert told.seconds["normals"] > 0
+    assert [(one.count, one.on_record) for one in told.shared if "normals" in one.what] == [(12, 0)]
+    result = run_bench(plan, tmp_path / "out", cache=tmp_path / "cache")
+    kept = [json.loads(path.read_text())["content"]["details"] for path in sorted((tmp_path / "out" / "arms").glob("*normals*.json"))]
+    assert sorted((each["from"], each["images"]) for each in kept) == [("defects", 12), ("folder", 12)]
+    assert {row.generator for row in result.arms if row.coupling == "normals"} == {"perlin"}
+    next((tmp_path / "out" / "arms").glob(f"{name}-padim-perlin-normals-*.json")).unlink()
+    again = estimate(plan, tmp_path / "out", cache=tmp_path / "cache")
+    assert [(one.count, one.on_record) for one in again.shared if "normals" in one.what] == [(12, 12)]
+
+
+def test_defects_are_no_normals(parts, tiny_bench, normal_plan, tmp_path):
+    """Of a folder of `aoi synth generate` its contact sheet was taken for a good part."""
+    generate_dataset(parts / "train" / "good", tmp_path / "made", GenerateOptions(count=2, seed=0, size=64, workers=1))
+    with pytest.raises(DataError, match=r"generated normals of disc: no good images in .*made"):
+        run_bench(normal_plan(tmp_path / "made"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("fault", ["leak", "empty", "stranger"])
