@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from aoi.configs.strict import StrictModel
 from aoi.data.progress import Progress, silent
 from aoi.detect.anomaly_map import anomaly_maps
-from aoi.detect.cells import pooled_cells, training_cells
+from aoi.detect.cells import training_cells
 from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
+from aoi.detect.head_training import GoodGround, descend, good_ground
+from aoi.detect.head_training import HeadOptions as HeadOptions
 from aoi.errors import DataError
 
 ImageRule = Literal["one-class", "fused-max", "mean"]
@@ -31,19 +31,6 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 """Of the head's evidence: what an automatic choice is made from."""
 QUANTILES = (0.5, 0.9, 0.99)
 """Of held-out good cells, below which the head's voice counts as silence: what an automatic choice is made from."""
-
-
-class HeadOptions(StrictModel):
-    """How a head is trained."""
-
-    hidden: int = Field(default=128, ge=4, le=4096, description="width of its one hidden layer")
-    epochs: int = Field(default=12, ge=1, le=1000)
-    patch_size: int = Field(default=3, ge=1, description="side of the neighbourhood averaged into a cell's features, cells; odd")
-    coverage: float = Field(default=0.3, gt=0, le=1, description="share of a cell under the mask from which it counts as defective")
-    noise: float = Field(default=0.1, ge=0, description="standard deviation of the jitter on standardised features")
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    cells_per_image: int = Field(default=96, ge=1, description="good cells kept of every image; all defective ones are")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,13 +54,39 @@ class Head:
         """
         found: list[np.ndarray] = []
         with torch.inference_mode():
-            for batch in features.batches(16):
-                cells = pooled_cells(batch, self.layers, self.patch_size)
-                count, height, width, depth = cells.shape
-                standard = (cells.reshape(-1, depth) - self.mean) / self.scale
-                found.append(self.network(standard).view(count, height, width).numpy())
+            weights, bias = self._first_layer(features)
+            for batch in features.only(self.layers).batches(16):
+                inside = [_channels_mixed(batch[name], part) for name, part in zip(self.layers, weights, strict=True)]
+                found.append(self.network[1:](_summed(inside, self.patch_size) + bias)[..., 0].numpy())
                 progress("head", sum(map(len, found)), len(features))
         return np.concatenate(found) if found else np.empty((0, 0, 0), np.float32)
+
+    def _first_layer(self, features: FeatureSet) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The standardisation and the first layer in one: for each feature map C×H float32, and what is added, H float32."""
+        inner = self.network[0]
+        assert isinstance(inner, nn.Linear)
+        standard = inner.weight / self.scale
+        depths = [features.layers[name].shape[1] for name in self.layers]
+        return torch.split(standard.T, depths), inner.bias - standard @ self.mean
+
+
+def _channels_mixed(maps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """n×C×h×w times C×H at every cell, n×H×h×w with the channels of a cell beside each other."""
+    mixed: torch.Tensor = maps.flatten(2).transpose(1, 2) @ weights
+    return mixed.view(len(maps), *maps.shape[-2:], -1).permute(0, 3, 1, 2)
+
+
+def _summed(parts: Sequence[torch.Tensor], patch_size: int) -> torch.Tensor:
+    """Sum of maps that were averaged over neighbourhoods and brought to the grid of the first, n×h×w×H.
+
+    What `patch_embedding` puts beside each other and a linear layer then sums; all three are linear, so that the layer may come first,
+    on each map's own grid, and leave fewer channels.
+    """
+    pooled = [functional.avg_pool2d(part, patch_size, 1, patch_size // 2) for part in parts]
+    grid = pooled[0].shape[-2:]
+    for part in pooled[1:]:
+        pooled[0] += functional.interpolate(part, grid, mode="bilinear")
+    return pooled[0].permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +142,15 @@ class Fusion:
         return peak if rule == "fused-max" else np.asarray(peak + (one_class.image_scores - self.mean) / self.std) / 2
 
 
+def _moments(maps: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of N×H×W float32 in float64, a map at a time."""
+    mean, squares = float(maps.mean(dtype=np.float64)), 0.0
+    for each in maps:
+        centred = each.reshape(-1).astype(np.float64) - mean
+        squares += float(centred @ centred)
+    return mean, math.sqrt(squares / maps.size)
+
+
 def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float, quantile: float, bound: float = math.inf) -> Fusion:
     """Standardise both voices on good images that neither has seen.
 
@@ -140,9 +162,10 @@ def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float,
             ground down, which helps on textures and hurts where a part that is missing or misplaced looks like good ground.
         bound: of the evidence, standard deviations; infinite for none.
     """
-    deviation, spread = float(good_maps.std(dtype=np.float64)), float(good_logits.std(dtype=np.float64))
+    mean, deviation = _moments(good_maps)
+    spread = float(good_logits.std(dtype=np.float64))
     return Fusion(
-        mean=float(good_maps.mean(dtype=np.float64)),
+        mean=mean,
         std=deviation or 1.0,
         level=float(np.quantile(good_logits, quantile)),
         scale=spread or 1.0,
@@ -159,11 +182,10 @@ def train_head(
     layers: Sequence[str],
     options: HeadOptions | None = None,
     seed: int,
+    ground: GoodGround | None = None,
     progress: Progress = silent,
 ) -> Head:
-    """Teach a head to tell cells of synthetic defects from good cells.
-
-    Every epoch sees all defective cells and twice as many good ones: half at random, half those it most takes for defects.
+    """Teach a head to tell cells of synthetic defects from good cells; see `aoi.detect.head_training`.
 
     Args:
         good: features of good images.
@@ -172,81 +194,25 @@ def train_head(
         layers: the feature maps it reads, finest first.
         options: None for the defaults.
         seed: everything random is derived from it; torch's global generator is left alone.
+        ground: `good_ground` of `good`, where another head with these options and this seed has asked for it.
         progress: called with stage `head`.
 
     Raises:
         DataError: no cell of any synthetic image is defective enough, or there are no good cells.
     """
-    options = options or HeadOptions()
-    rng = np.random.default_rng([seed, 2])
-    names = tuple(layers)
-    mean, scale = _standard(good, names, options.patch_size)
-    bad_cells, good_cells = training_cells(
-        good,
+    options, names = options or HeadOptions(), tuple(layers)
+    ground = ground or good_ground(good, names, options, seed=seed)
+    defective, clean = training_cells(
+        good.take([]),
         synth,
         masks,
         layers=names,
         patch_size=options.patch_size,
         coverage=options.coverage,
         cells_per_image=options.cells_per_image,
-        rng=rng,
+        rng=np.random.default_rng([seed, 2]),
     )
-    if not len(bad_cells) or not len(good_cells):
+    if not len(defective):
         raise DataError("the synthetic masks leave nothing to learn from", hint="make larger defects, or more of them")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**31)))
-        network = _descend((bad_cells - mean) / scale, (good_cells - mean) / scale, options, progress)
-    return Head(names, options.patch_size, mean, scale, network)
-
-
-def _standard(good: FeatureSet, layers: tuple[str, ...], patch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of good cells, channel by channel, in float64 sums."""
-    count, first, second = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for batch in good.batches(16):
-        cells = pooled_cells(batch, layers, patch_size).flatten(0, 2)
-        count += len(cells)
-        first = first + cells.sum(0, dtype=torch.float64)
-        second = second + cells.square().sum(0, dtype=torch.float64)
-    if not count:
-        raise DataError("no good images to standardise a head with", hint="put good images into train/good")
-    mean = first / count
-    return mean.float(), (second / count - mean.square()).clamp_min(1e-12).sqrt().float()
-
-
-def _descend(defective: torch.Tensor, clean: torch.Tensor, options: HeadOptions, progress: Progress) -> nn.Sequential:
-    """AdamW on the binary cross entropy, one cycle of the learning rate."""
-    network = nn.Sequential(
-        nn.Dropout(options.dropout),
-        nn.Linear(defective.shape[1], options.hidden),
-        nn.GELU(),
-        nn.Dropout(options.dropout),
-        nn.Linear(options.hidden, 1),
-    )
-    optimiser = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=1e-3)
-    each = min(len(defective), len(clean))
-    size = min(1024, 3 * each)
-    batches = -(-(len(defective) + 2 * each) // size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.learning_rate, total_steps=options.epochs * batches)
-    for epoch in range(options.epochs):
-        progress("head", epoch, options.epochs)
-        cells, truth = _epoch(network, defective, clean, each)
-        for chosen in torch.randperm(len(cells)).chunk(batches):
-            jittered = cells[chosen] + options.noise * torch.randn(len(chosen), cells.shape[1])
-            balance = torch.where(truth[chosen] > 0, 2.0, 1.0)  # twice as many good cells as defective ones
-            loss = functional.binary_cross_entropy_with_logits(network(jittered)[:, 0], truth[chosen], weight=balance)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-    progress("head", options.epochs, options.epochs)
-    return network.eval().requires_grad_(False)
-
-
-def _epoch(network: nn.Sequential, defective: torch.Tensor, clean: torch.Tensor, each: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The cells of one epoch and their truth (1 for defective)."""
-    network.eval()
-    with torch.inference_mode():
-        hardest = network(clean)[:, 0].topk(each).indices.clone()
-    network.train()
-    good = torch.cat([clean[hardest], clean[torch.randint(len(clean), (each,))]])
-    return torch.cat([defective, good]), torch.cat([torch.ones(len(defective)), torch.zeros(len(good))])
+    around = replace(ground, cells=torch.cat([ground.cells, clean]))
+    return Head(names, options.patch_size, ground.mean, ground.scale, descend(defective, around, options, seed=seed, progress=progress))

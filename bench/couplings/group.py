@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -90,6 +90,19 @@ class Group:
     """Defects that may veto, by generator; every arm sees all of its watcher's. Their scores are among the held-out ones as `PROBE`."""
     watcher: str | None = None
     """Which of them speaks in this arm."""
+    told: dict[tuple[object, ...], tuple[np.ndarray, Any]] = field(default_factory=dict)
+    """What `of_good_maps` found; arms share it."""
+
+    def of_good_maps(self, *what: object, make: Callable[[np.ndarray], T]) -> T:
+        """What `make` makes of the held-out good maps, which is told once for all arms of this detector and seed.
+
+        Args:
+            what: names it, with all that decides it beside the maps.
+        """
+        maps = self.held_out.good.maps
+        if what not in self.told or self.told[what][0] is not maps:
+            self.told[what] = maps, make(maps)
+        return cast(T, self.told[what][1])
 
     @property
     def probe(self) -> SynthImages | None:
@@ -149,9 +162,8 @@ CouplingRule = Callable[[Group, str, Progress], Outcome]
 
 def baseline(group: Group) -> Outcome:
     """The detector alone: thresholds are percentiles of held-out good scores."""
-    good, plan = group.held_out.good, group.plan
-    asked = [good.maps, good.image_scores, plan.image_percentile, plan.pixel_percentile]
-    image, pixel = group.once("own thresholds", asked, lambda: _percentiles(group, good, np.arange(len(group.held_out.fold))))
+    good, every = group.held_out.good, np.arange(len(group.held_out.fold))
+    image, pixel = group.of_good_maps("own thresholds", make=lambda _: _percentiles(group, good, every))
     return Outcome(group.test.maps, group.test.image_scores, image, pixel)
 
 
@@ -216,6 +228,6 @@ def _linked(group: Group, few: float, maps: np.ndarray, kept: np.ndarray) -> flo
     """
     percentile = group.plan.pixel_percentile
     tail = max(0.0, 100 - 10 * (100 - percentile))
-    own_tail, own = np.percentile(group.held_out.good.maps[kept], [tail, percentile])
+    own_tail, own = group.of_good_maps("tail", kept.tobytes(), make=lambda own: np.percentile(own[kept], [tail, percentile]))
     unit = (few - float(np.percentile(maps, tail))) / float(own - own_tail) if own > own_tail else 0.0
     return few + unit * (baseline(group).pixel_threshold - float(own))

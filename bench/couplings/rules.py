@@ -26,6 +26,7 @@ from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Scores
 from aoi.detect.head import QUANTILES, WEIGHTS, Fusion, Head, HeadOptions, fit_fusion, train_head
+from aoi.detect.head_training import good_ground
 from aoi.metrics.ranking import f1_max, roc_curve
 
 
@@ -66,8 +67,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     drawn = np.flatnonzero(fold[images.sources] != 0)
     if not len(drawn):
         return replace(baseline(group), details={"untaught": UNTAUGHT})
-    trained, logits = _taught(group, images, learned, drawn, options, progress)
-    good_logits = trained.logits(group.real.train.take(kept))
+    trained, logits, good_logits = _taught(group, images, learned, drawn, options, progress)
     weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)
     quantiles = QUANTILES if settings.quantile == "auto" else (settings.quantile,)
     if not settings.chooses:
@@ -88,15 +88,22 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
 
 def _taught(
     group: Group, images: SynthImages, learned: np.ndarray, drawn: np.ndarray, options: HeadOptions, progress: Progress
-) -> tuple[Head, np.ndarray]:
-    """A head and its logits of the test images, which do not depend on the detector: the next one finds them."""
+) -> tuple[Head, np.ndarray, np.ndarray]:
+    """A head, its logits of the test images and of the good images of fold 0: they do not depend on the detector, the next one finds them.
+
+    What good images are like does not depend on the defects either: all heads of a seed share it.
+    """
     layers = group.head_layers
     good, defects, masks = group.real.train.take(learned).only(layers), images.features.take(drawn).only(layers), images.masks[drawn]
-    said = [good, defects, masks, layers, options.model_dump(mode="json"), group.seed]
-    trained = group.once(
-        "head", said, lambda: train_head(good, defects, masks, layers=layers, options=options, seed=group.seed, progress=progress)
-    )
-    return trained, group.once("head logits", [*said, group.real.test], lambda: trained.logits(group.real.test))
+    kept = group.real.train.take(np.flatnonzero(group.held_out.fold == 0)).only(layers)
+    alike = [good, layers, options.model_dump(mode="json"), group.seed]
+
+    def taught() -> tuple[Head, np.ndarray, np.ndarray]:
+        ground = group.once("good ground", alike, lambda: good_ground(good, layers, options, seed=group.seed))
+        trained = train_head(good, defects, masks, layers=layers, options=options, seed=group.seed, ground=ground, progress=progress)
+        return trained, trained.logits(group.real.test.only(layers)), trained.logits(kept)
+
+    return group.once("head", [*alike, defects, masks, kept, group.real.test.only(layers)], taught)
 
 
 def _seer(group: Group, trained: Head, good_logits: np.ndarray) -> Callable[[Fusion], Sight] | None:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from aoi.detect.cells import pooled_cells
 from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
 from aoi.detect.head import Fusion, HeadOptions, fit_fusion, train_head
+from aoi.detect.head_training import Draw, good_ground
 from aoi.errors import DataError
 from aoi.metrics.ranking import auroc
 
@@ -36,7 +38,7 @@ def squares(rng: np.random.Generator, count: int) -> np.ndarray:
 def trained(rng):
     masks = squares(rng, 40)
     good = features(rng, np.zeros((20, 64, 64), bool))
-    return train_head(good, features(rng, masks), masks, layers=LAYERS, options=HeadOptions(epochs=10, hidden=16), seed=0)
+    return train_head(good, features(rng, masks), masks, layers=LAYERS, options=HeadOptions(epochs=40, hidden=16), seed=0)
 
 
 def test_a_head_finds_unseen_defects_of_the_kind_it_was_taught(trained, rng):
@@ -65,6 +67,49 @@ def test_masks_thinner_than_a_cell_still_teach(rng):
     good = features(rng, np.zeros((6, 64, 64), bool))
     trained = train_head(good, features(rng, masks), masks, layers=LAYERS, options=HeadOptions(epochs=1, hidden=4), seed=0)
     assert np.isfinite(trained.logits(good)).all()
+
+
+def test_logits_are_those_of_the_network_on_standardised_cells(trained, rng):
+    seen = features(rng, squares(rng, 20))
+    cells = torch.cat([pooled_cells(batch, LAYERS, trained.patch_size) for batch in seen.batches(16)])
+    plain = trained.network((cells - trained.mean) / trained.scale)[..., 0]
+    np.testing.assert_allclose(trained.logits(seen), plain.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_good_cells_are_like_is_told_once(rng):
+    good, masks = features(rng, np.zeros((20, 64, 64), bool)), squares(rng, 6)
+    synth, options = features(rng, masks), HeadOptions(epochs=2, hidden=8, cells_per_image=5)
+    ground = good_ground(good, LAYERS, options, seed=3)
+    cells = torch.cat([pooled_cells(batch, LAYERS, 3).flatten(0, 2) for batch in good.batches()]).double()
+    torch.testing.assert_close(ground.mean, cells.mean(0).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ground.scale, cells.std(0, correction=0).float(), rtol=1e-5, atol=1e-6)
+    assert ground.cells.shape == (100, 14)
+    alone, shared = (train_head(good, synth, masks, layers=LAYERS, options=options, seed=3, ground=each) for each in (None, ground))
+    np.testing.assert_array_equal(alone.logits(good), shared.logits(good))
+
+
+def test_an_epoch_learns_from_so_many_defective_cells_and_twice_as_many_good_ones():
+    draw = Draw(HeadOptions(defective_cells=40), np.random.default_rng(0), 100, 300)
+    logits = torch.arange(300.0)
+    chosen = [torch.cat(draw.epoch(logits)).numpy() for _ in range(2)]
+    for each in chosen:
+        assert (each < 100).sum() == 40 == len(np.unique(each[each < 100]))
+        assert (each >= 100).sum() == 80
+        assert set(range(360, 400)) <= set(each.tolist())
+    assert set(chosen[0][chosen[0] < 100].tolist()) != set(chosen[1][chosen[1] < 100].tolist())
+
+
+def test_jitter_and_dropout_keep_what_is_expected():
+    draw = Draw(HeadOptions(noise=0.1, dropout=0.3), np.random.default_rng(0), 1, 1)
+    jittered = draw.jittered(torch.full((400, 400), 2.0))
+    assert jittered.mean().item() == pytest.approx(2, abs=1e-3)
+    assert jittered.std().item() == pytest.approx(0.1, rel=0.01)
+    dropped = draw.dropped(torch.ones(400, 401))
+    assert dropped.shape == (400, 401)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+    still = Draw(HeadOptions(noise=0, dropout=0), np.random.default_rng(0), 1, 1)
+    assert torch.equal(still.dropped(still.jittered(torch.ones(3, 5))), torch.ones(3, 5))
 
 
 def test_nothing_to_learn_from_is_refused(rng):
