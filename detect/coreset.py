@@ -13,6 +13,8 @@ from aoi.detect.neighbours import TILE, Points
 
 POOL, SUBPOOL = 3072, 384
 """Candidates whose bounds are refreshed together, and of those the ones that plain greedy runs on; the second fits a core's cache."""
+RESERVOIR = 8
+"""Pools that are looked for at once among all bounds."""
 _ROWS = 2048
 """Points converted to float64 at once."""
 _BLIND = 32
@@ -79,6 +81,10 @@ class _Selection:
         """Squared distances; -1 for what is chosen, so that nothing is chosen twice, not even among duplicates."""
         self.seen = torch.ones(total, dtype=torch.int32, device=device)
         """How many centres the bound of each point accounts for."""
+        self.reservoir = torch.empty(0, dtype=torch.int64, device=device)
+        """Points with the largest bounds, of which pools are taken until others have larger ones."""
+        self.beyond = torch.inf
+        """The largest bound of any other point."""
         first = torch.tensor([start], device=device)
         middle = self.rows(first)
         self._take(first, middle)
@@ -101,13 +107,25 @@ class _Selection:
         self.chosen[self.count : self.count + len(indices)] = indices
         self.centres.add(rows)
 
+    def _pool(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """The points with the largest bounds, those that missed about as many centres together; their bounds; the largest bound outside."""
+        size = min(POOL, len(self.points) - 1)
+        best, where = self.bounds.index_select(0, self.reservoir).topk(min(size + 1, len(self.reservoir)))
+        if len(best) <= size or float(best[size]) < self.beyond:
+            count = min(RESERVOIR * POOL, len(self.points) - 1)
+            highest, order = self.bounds.topk(count + 1)
+            self.reservoir, self.beyond = order[:count], float(highest[count])
+            best, where = highest[: size + 1], torch.arange(size, device=order.device)
+        pool = self.reservoir.index_select(0, where[:size])
+        together = self.seen.index_select(0, pool).argsort()
+        return pool.index_select(0, together), best.index_select(0, together), float(best[size])
+
     def grow(self) -> None:
         """Choose from one pool while that is provably right."""
-        size, before = min(POOL, len(self.points) - 1), self.count
-        best, order = self.bounds.topk(size + 1)
-        pool, outside = order[:size], float(best[size])
-        rows = self.rows(pool)
-        distance = self.lowered(rows, best[:size], self.seen[pool])
+        before = self.count
+        pool, bounds, outside = self._pool()
+        size, rows = len(pool), self.rows(pool)
+        distance = self.lowered(rows, bounds, self.seen[pool])
         exact = torch.zeros_like(self.seen[pool])  # for how many centres a distance is more than a bound
         while self.count < self.k and float(distance.max()) >= outside:
             few = min(SUBPOOL, size)
@@ -170,10 +188,11 @@ class _Selection:
     ) -> torch.Tensor:
         """What is known, or less where `least` of the centres that were missed is; negative ones stay."""
         found = distance.clone()
-        for tile in torch.split(seen.argsort(), TILE[0]):  # those that missed about as many centres share their products
-            first = int(seen[tile[0]])
+        for at in range(0, len(rows), TILE[0]):
+            tile = slice(at, at + TILE[0])
+            first = int(seen[tile].min())
             if first < self.count:
-                found[tile] = torch.minimum(found[tile], least(rows.index_select(0, tile), first))
+                found[tile] = torch.minimum(found[tile], least(rows[tile], first))
         return found
 
     def radius(self) -> float:

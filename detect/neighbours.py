@@ -17,8 +17,8 @@ GROUP = 128
 """Points of a product that are looked at together; neighbours in memory."""
 _KEPT = 1 << 15
 """Groups put aside at most."""
-_PAIRS = 512
-"""Differences computed at once."""
+_PAIRS = _PORTION = 128
+"""Differences computed at once, and rows rounded at once on a processor: few enough to stay in a core's cache."""
 _NEVER = 1e30
 """Half the squared distance of what is not there."""
 _MORE = 6
@@ -154,13 +154,13 @@ class Points:
 
     def _ask(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Put the rows where products take them from; errors of rounding and of sums, each n float32."""
-        count, depth = rows.shape
-        queries = self._queries[:count]
+        (count, depth), queries = rows.shape, self._queries[: len(rows)]
         if not self.coarse:
             torch.neg(rows, out=queries)
             return torch.zeros(count, device=rows.device), sum_error(torch.linalg.vector_norm(rows, dim=1), self.largest, depth)
         queries[:, :depth] = rows
-        norms, errors = self._measured(rows, queries[:, :depth])
+        parts = (torch.split(each, _PORTION if rows.device.type == "cpu" else max(1, count)) for each in (rows, queries[:, :depth]))
+        norms, errors = (torch.cat(found) for found in zip(*map(self._measured, *parts), strict=True))
         queries[:, depth : depth + 3] = thirds(norms.square() / 2)
         return errors + self.roughest, sum_error(norms, self.largest, queries.shape[1])
 

@@ -133,25 +133,37 @@ class PatchCore:
         image_scores = np.empty(len(features))
         done = 0
         for batch in features.batches(16):
-            patch_scores, scores = self.score_patches(self.embedding(batch))
+            embedding = self.embedding(batch)
+            patch_scores, scores = (
+                self.score_patches(embedding) if self.options.image_score == "patch" else (self.distances(embedding), None)
+            )
             smooth = anomaly_maps(patch_scores, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
             maps[done : done + len(smooth)] = smooth.cpu().numpy()
-            image_scores[done : done + len(smooth)] = (scores if self.options.image_score == "patch" else smooth.amax((1, 2))).cpu().numpy()
+            image_scores[done : done + len(smooth)] = (smooth.amax((1, 2)) if scores is None else scores).cpu().numpy()
             done += len(smooth)
             progress("score", done, len(features))
         return Scores(maps, image_scores)
 
     def score_patches(self, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distance of every patch to the bank, n×h×w float32, and the image scores, n float32."""
-        if self.bank is None:
-            raise ModelError("this PatchCore has not been fitted", hint="call fit, or load a run folder")
         count, _, height, width = embedding.shape
-        rows = _rows(embedding)
-        distance, index = self.bank.nearest(rows)
+        rows, distance, index = self._nearest(embedding)
         per_image = distance.view(count, -1)
         top = per_image.argmax(1)
         flat = top + torch.arange(count, device=top.device) * per_image.shape[1]
         return per_image.view(count, height, width), self._image_scores(rows[flat], distance[flat], index[flat])
+
+    def distances(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Distance of every patch to the bank, n×h×w float32."""
+        count, _, height, width = embedding.shape
+        return self._nearest(embedding)[1].view(count, height, width)
+
+    def _nearest(self, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Patches as rows, their distances to the bank and the numbers of the nearest in it."""
+        if self.bank is None:
+            raise ModelError("this PatchCore has not been fitted", hint="call fit, or load a run folder")
+        rows = _rows(embedding)
+        return rows, *self.bank.nearest(rows)
 
     def _image_scores(self, queries: torch.Tensor, distance: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         """The largest patch distance, reweighted by how crowded the bank is around its neighbour (PatchCore eq. 7)."""
