@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from aoi.errors import AoiError, DataError, ModelError
+from aoi.errors import AoiError, ConfigError, DataError, ModelError
 from aoi.terminal.bench import bench
 from aoi.terminal.detect import detect
 from aoi.terminal.groups import group_with_default
@@ -147,6 +148,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # which is what typer makes of Ctrl-C
+            misused = getattr(end.__context__, "format_message", None)
+            if as_json and misused is not None:  # typer has told people
+                print(dumps(ConfigError(misused(), hint="see --help").as_dict(), ensure_ascii=False), flush=True)
             raise
         note("interrupted; the same command goes on where it stopped")
         sys.exit(130)

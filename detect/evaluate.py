@@ -88,7 +88,7 @@ class EvaluationReport:
             *(f"  {label}: {row['found']} of {row['images']} found" for label, row in self.by_type.items()),
             f"{self.images_per_s:.1f} images/s",
         ]
-        return "\n".join([*(f"skipped {bad.path}: {bad.reason}" for bad in self.skipped), *lines])
+        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *lines])
 
 
 def evaluate_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,7 +133,9 @@ def measure(folder: ExportFolder, manifest: Manifest, pixels: np.ndarray, refere
 def _torchscript(folder: ExportFolder) -> Compute:
     import torch
 
-    network = torch.jit.load(str(folder.network("torchscript")))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a successor to TorchScript, which was asked for
+        network = torch.jit.load(str(folder.network("torchscript")))  # type: ignore[no-untyped-call]
 
     def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():

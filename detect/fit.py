@@ -31,7 +31,7 @@ from aoi.detect.detector import Detector, detector_family, make_detector
 from aoi.detect.features import BATCH, FeatureSet, extract
 from aoi.detect.logs import log_fit
 from aoi.detect.measure import Stopwatch, peak_memory_mb
-from aoi.detect.run_folder import RunConfig, RunFolder, save_detector, write_config, write_meta
+from aoi.detect.run_folder import COMMAND, RunConfig, RunFolder, save_detector, write_config, write_meta
 from aoi.detect.verdict import BadImage, Thresholds, ThresholdSource
 from aoi.detect.weights import backbone_identity
 from aoi.errors import ConfigError, DataError
@@ -114,7 +114,7 @@ class FitReport:
             "already fitted with these settings" if self.resumed else f"fitted in {self.seconds['total']:.1f} s",
             f"run folder: {self.run}",
         ]
-        return "\n".join([*(f"skipped {bad.path}: {bad.reason}" for bad in self.skipped), *lines])
+        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *lines])
 
 
 def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: Progress = silent) -> FitReport:
@@ -239,7 +239,7 @@ def _write(
 
 
 def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, backbone: Backbone, fingerprint: str) -> None:
-    meta = provenance("detect fit", seed=config.seed, inputs={"dataset": fingerprint})
+    meta = provenance(COMMAND, seed=config.seed, inputs={"dataset": fingerprint})
     compiled = backbone.compiled is not None and backbone.compiled.failure is None
     meta |= {"backbone": backbone_identity(backbone), "compiled": compiled, "threshold_source": config.threshold_source}
     details = report.as_dict()

@@ -17,6 +17,9 @@ from aoi.detect.detector import Detector, make_detector
 from aoi.detect.verdict import Thresholds, ThresholdSource
 from aoi.errors import AoiError, ModelError
 
+COMMAND = "detect fit"
+"""What writes run folders."""
+
 
 class RunConfig(StrictModel):
     """The resolved settings of a run: the content of its `config.yaml`."""
@@ -95,14 +98,20 @@ class RunFolder:
     def require_whole(self) -> None:
         """Refuse what is not a finished run of this schema version."""
         if not self.root.is_dir():
-            raise ModelError(f"run folder {self.root} does not exist", hint="make it with `aoi detect fit DATASET --out RUN`")
+            what = f"{self.root} is a file, not a run folder" if self.root.exists() else f"run folder {self.root} does not exist"
+            raise ModelError(what, hint="make it with `aoi detect fit DATASET --out RUN`")
         if not self.meta.is_file():
-            what = "an unfinished run" if self.config.is_file() or self.cache.is_dir() else "not a run folder"
-            raise ModelError(f"{self.root} is {what}", hint="run `aoi detect fit` with this --out to finish it")
+            if not (self.config.is_file() or self.cache.is_dir()):
+                raise ModelError(f"{self.root} is not a run folder", hint="name one that `aoi detect fit DATASET --out RUN` has written")
+            raise ModelError(f"{self.root} is an unfinished run", hint="run `aoi detect fit` with this --out to finish it")
         try:
-            version = self.read_meta().get("schema_version")
+            meta = self.read_meta()
         except AoiError as error:
             raise ModelError(f"{self.meta} is damaged: {error.message}", hint="fit the run again with --overwrite") from error
+        if meta.get("command", COMMAND) != COMMAND:
+            what = f"{self.root} is not a run folder but what `aoi {meta['command']}` wrote"
+            raise ModelError(what, hint="name one that `aoi detect fit DATASET --out RUN` has written")
+        version = meta.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ModelError(
                 f"{self.root} has schema version {version}, this aoi reads {SCHEMA_VERSION}",

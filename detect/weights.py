@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
@@ -115,6 +116,14 @@ def _from_file(name: str | None, path: Path, device: str) -> Backbone:
     )
 
 
+def _is_archive(path: Path) -> bool:
+    """True for the beginnings of safetensors, of PyTorch's archives and of its older files: of others its readers say nothing useful."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        beginning = file.read(9)
+        return beginning.startswith((b"PK", b"\x80")) or beginning[8:9] == b"{"
+    return False
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read weights from safetensors or a PyTorch state dict (tensors only, nothing is executed).
 
@@ -131,7 +140,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own exceptions for torn and foreign files
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "weights_only" in said:  # torch's advice is to trust whoever made the file
+        if "weights_only" in said or not _is_archive(path):  # torch's advice is to trust whoever made the file
             said = "it is no state dict, or holds more than tensors"
         raise ModelError(f"cannot read weights {path}: {said}", hint="the file is torn or not a state dict: fetch it again") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded

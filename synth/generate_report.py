@@ -77,7 +77,7 @@ class GenerateReport:
         if self.blocked:
             lines.append(f"{self.blocked} tries were withheld by the model's safety checker")
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"skipped {source}: {reason}" for source, reason in self.failed_sources.items()]
+        lines += [f"skipped: {reason}" for reason in self.failed_sources.values()]
         if self.preview is not None:
             lines.append(f"look at {self.preview}")
         return "\n".join(lines)

@@ -135,7 +135,9 @@ def read_tokenizer(folder: Path) -> Any:
     """
     missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"{folder} has no {missing[0]}", hint="name a folder with CLIP's vocab.json and merges.txt: --tokenizer FOLDER")
+        raise ModelError(
+            f"{folder} has no {missing[0]}", hint="name a folder with CLIP's vocab.json and merges.txt: --option tokenizer=FOLDER"
+        )
     from transformers import CLIPTokenizer
 
     try:

@@ -83,23 +83,23 @@ class TrainOptions:
             raise ConfigError(
                 f"learning rates of {self.rate} and {self.text_lr} are impossible", hint="give numbers between 0 and 1, such as 5e-4"
             )
-        for name, value, top in (("--gpp", self.gpp, 10.0), ("--mgni", self.mgni, 1.0), ("--prior", self.prior, 100.0)):
+        for name, value, top in (("--gpp", self.gpp, 10.0), ("--mgni", self.mgni, 1.0), ("--option prior", self.prior, 100.0)):
             if not 0 <= value <= top:
                 raise ConfigError(f"{name} is {value}", hint=f"give a number from 0 to {top:g}")
         if not 0 <= self.average < 1:
-            raise ConfigError(f"--average is {self.average}", hint="give a number from 0 up to, but not, 1, such as 0.995")
+            raise ConfigError(f"--option average is {self.average}", hint="give a number from 0 up to, but not, 1, such as 0.995")
 
     def _check_counts(self) -> None:
         for name, value, low, high in (
             ("--size", self.pixels, 32, 1024),
-            ("--crops", self.crops, 8, 1_000_000),
+            ("--option crops", self.crops, 8, 1_000_000),
             ("--batch", self.samples, 1, 4096),
             ("--seed", self.seed, 0, 2**63 - 1),
-            ("--rank", self.rank, 1, 512),
-            ("--alpha", self.alpha, 1, 4096),
-            ("--accumulate", self.accumulate, 1, 4096),
-            ("--save-every", self.save_every, 1, 1_000_000),
-            ("--sample-every", self.sample_every, 1, 1_000_000),
+            ("--option rank", self.rank, 1, 512),
+            ("--option alpha", self.alpha, 1, 4096),
+            ("--option accumulate", self.accumulate, 1, 4096),
+            ("--option save_every", self.save_every, 1, 1_000_000),
+            ("--option sample_every", self.sample_every, 1, 1_000_000),
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}", hint=f"give a whole number from {low} to {high}")

@@ -47,9 +47,9 @@ def train_tiny(dataset: Path, out: Path, options: TrainOptions, *, progress: Pro
     Returns:
         JSON-ready figures of both stages and the counts of the split.
     """
+    split = split_defects(real_defects(dataset), share=options.share, validation=options.validation, seed=options.seed)
     tokenizer_folder = find_tokenizer(options.tokenizer)
     tokenizer = read_tokenizer(tokenizer_folder)
-    split = split_defects(real_defects(dataset), share=options.share, validation=options.validation, seed=options.seed)
     work = writable_folder(out / "work")
     claim(out, dataset, options)
     write_split(out, split)
@@ -138,7 +138,9 @@ def find_tokenizer(folder: Path | None) -> Path:
     for place in (folder, Path(named) / "clip_bpe" if named else None):
         if place is not None and place.is_dir():
             return place
-    raise ModelError("no tokenizer for the text encoder", hint="name a folder with CLIP's vocab.json and merges.txt: --tokenizer FOLDER")
+    raise ModelError(
+        "no tokenizer for the text encoder", hint="name a folder with CLIP's vocab.json and merges.txt: --option tokenizer=FOLDER"
+    )
 
 
 def _crops(dataset: Path, split: Split, options: TrainOptions, work: Path, progress: Progress) -> Crops:

@@ -236,7 +236,7 @@ def test_a_missing_tokenizer_says_what_to_do(tiles, tmp_path, monkeypatch):
     monkeypatch.delenv("AOI_WEIGHTS", raising=False)
     with pytest.raises(ModelError) as caught:
         train(tiles, tmp_path / "out", TrainOptions(preset="tiny"))
-    assert "--tokenizer" in caught.value.hint
+    assert "--option tokenizer=" in caught.value.hint
     with pytest.raises(ModelError, match=r"no vocab\.json"):
         read_tokenizer(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from aoi.data.images import write_image, write_mask
 
@@ -205,6 +207,64 @@ def test_usage_errors_exit_with_2(run_cli) -> None:
     assert run_cli("detect", "fit")[0] == 2
     assert run_cli("detect", "fit", "x", "--no-such-option")[0] == 2
     assert run_cli("detect", "fitt", "x")[0] == 2  # a misspelt verb is not taken for a folder
+
+
+def test_usage_errors_are_objects_too_where_json_is_asked_for(run_cli) -> None:
+    code, said, told = run_cli("detect", "evaluate", "--json")
+    assert (code, json.loads(said)["exit_code"]) == (2, 2)
+    assert "Missing argument" in json.loads(said)["message"]
+    assert "Missing argument" in told
+
+
+def test_what_is_no_run_folder_is_called_what_it_is(fitted: Path, run_cli, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,b\n")
+    (tmp_path / "empty").mkdir()
+    assert run_cli("data", "sample", "--train", 4, "--good", 1, "--per-defect", 1, "--size", 128, "--out", tmp_path / "drawn")[0] == 0
+    for name, what in (
+        ("table.csv", "is a file, not a run folder"),
+        ("empty", "is not a run folder"),
+        ("drawn", "what `aoi data sample` wrote"),
+    ):
+        code, _, told = run_cli("detect", "run", tmp_path / "drawn" / "test" / "good", "--run", tmp_path / name, "--out", tmp_path / "x")
+        assert code == 4, told
+        assert what in told
+        assert "detect fit" in told
+
+
+def test_what_holds_no_weights_is_not_read_as_such(parts: Path, run_cli, tmp_path: Path) -> None:
+    """`pop from empty list` is what torch says of a table."""
+    (tmp_path / "table.csv").write_text("a,b\n")
+    (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04torn")
+    for name, what in (("table.csv", "no state dict"), ("torn.pth", "cannot read weights")):
+        code, _, told = run_cli("detect", "fit", parts, "--weights", tmp_path / name, "--out", tmp_path / "run")
+        assert code == 4
+        assert what in told
+        assert "pop from" not in told
+
+
+def test_options_that_errors_and_remedies_name_exist() -> None:
+    """Two hints named `--tokenizer`, which is no option, and others what only `--option` sets."""
+    import ast
+
+    import aoi
+    from aoi.cli import app
+
+    known = {"--help"}
+
+    def gather(command) -> None:
+        for parameter in command.params:
+            known.update([*parameter.opts, *parameter.secondary_opts])
+        for each in getattr(command, "commands", {}).values():
+            gather(each)
+
+    gather(typer.main.get_command(app))
+    house, foreign = Path(aoi.__file__).parent, {"bench/report/style.py", "data/provenance.py", "engine/cluster.py"}  # of CSS, git and ray
+    rooms = ("bench", "captions", "configs", "data", "detect", "engine", "errors", "metrics", "synth", "terminal")
+    for path in (path for room in rooms for path in sorted((house / room).rglob("*.py"))):
+        if path.relative_to(house).as_posix() not in foreign:
+            strings = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant)]
+            named = {flag for text in strings if isinstance(text, str) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+            assert named <= known, path
 
 
 def test_inspection_resumes_after_a_kill(parts: Path, fitted: Path, run_cli, tmp_path: Path) -> None:
