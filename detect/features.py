@@ -59,10 +59,24 @@ class FeatureSet:
         """The same images with `layers` alone, so that nothing else is copied about."""
         return FeatureSet({name: self.layers[name] for name in layers}, self.image_size, self.paths)
 
-    def batches(self, size: int = 64) -> Iterator[dict[str, torch.Tensor]]:
-        """Layer name to n×C×h×w float32 tensors, at most `size` images at a time, in order."""
+    def batches(self, size: int = 64, *, channels: Mapping[str, np.ndarray] | None = None) -> Iterator[dict[str, torch.Tensor]]:
+        """Layer name to n×C×h×w float32 tensors, at most `size` images at a time, in order.
+
+        Args:
+            channels: of each layer that is wanted, which channels, int64 ascending; None for all of all layers.
+        """
         for start in range(0, len(self), size):
-            yield {name: torch.from_numpy(np.ascontiguousarray(maps[start : start + size])) for name, maps in self.layers.items()}
+            part = slice(start, start + size)
+            if channels is None:
+                found = {name: np.ascontiguousarray(maps[part]) for name, maps in self.layers.items()}
+            else:
+                found = {name: _picked(self.layers[name], part, chosen) for name, chosen in channels.items()}
+            yield {name: torch.from_numpy(maps) for name, maps in found.items()}
+
+
+def _picked(maps: np.ndarray | StoredMaps, part: slice, chosen: np.ndarray) -> np.ndarray:
+    """Some channels of the images in a slice."""
+    return maps.channels(part, chosen) if isinstance(maps, StoredMaps) else maps[part][:, chosen]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,17 +59,13 @@ def _order(tree: Tree, level: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(tree.order(level)).to(device)
 
 
-def cell_vectors(maps: torch.Tensor, channels: torch.Tensor, tree: Tree, level: int) -> torch.Tensor:
-    """Some channels of a level's feature maps, cells×d×n float32.
-
-    Args:
-        maps: n×C×h×w float32.
-        channels: d int64.
-    """
-    chosen = maps.index_select(1, channels).flatten(1).T.contiguous()  # image by image last: rows to be gathered are whole
+def cell_vectors(maps: torch.Tensor, tree: Tree, level: int) -> torch.Tensor:
+    """What feature maps n×d×h×w float32 have at each cell of a level, cells×d×n float32."""
+    count, depth = maps.shape[:2]
+    turned = maps.reshape(count, -1).T.contiguous()  # image by image last: rows to be gathered are whole
     order = _order(tree, level, maps.device)
-    rows = torch.arange(len(channels), device=maps.device) * len(order) + order[:, None]
-    return chosen.index_select(0, rows.flatten()).view(len(order), len(channels), -1)
+    rows = torch.arange(depth, device=maps.device) * len(order) + order[:, None]
+    return turned.index_select(0, rows.flatten()).view(len(order), depth, count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,8 +6,7 @@ arXiv 2105.14737): the same size and cost, but nothing that only one channel see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -67,15 +66,12 @@ class PaDiM:
         if len(features) < 2:
             raise ModelError("PaDiM needs at least two good images", hint="put more images into train/good")
         self.prepare(features)
-        known = features.only(self.layers)
-        tree = self._tree(known)
-        sums: Any = (
-            self.sums(len(known)) if tree is None else NestedFit(tree, [len(own) for own in self._own(known.layers).values()], self.device)
-        )
-        read = self.vectors if tree is None else partial(self.level_vectors, tree)
-        for maps in known.batches(self.batch_size if tree is None else NESTED_BATCH):
-            sums.add(read(maps))
-            progress("gaussians", sums.filled, len(known))
+        own = self._own(features)
+        tree = self._tree(features, own)
+        sums: Any = self.sums(len(features)) if tree is None else NestedFit(tree, [len(channels) for channels in own.values()], self.device)
+        for vectors in self._vectors(features, tree):
+            sums.add(vectors)
+            progress("gaussians", sums.filled, len(features))
         self.gaussians = sums.finish(self.options.epsilon)
 
     def prepare(self, features: FeatureSet) -> None:
@@ -122,23 +118,25 @@ class PaDiM:
                 parts.append(functional.interpolate(channels_last(found[:, own.to(found.device)]), self.grid, mode="nearest"))
         return torch.cat(parts, dim=1).permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
-    def level_vectors(self, tree: Tree, maps: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The kept channels of each feature map that has any, coarsest first, as of `cell_vectors`."""
-        own = self._own(maps).items()
-        return [cell_vectors(maps[name].to(self.device), channels, tree, level) for level, (name, channels) in enumerate(own)]
+    def _vectors(self, features: FeatureSet, tree: Tree | None) -> Iterator[Any]:
+        """Batch by batch of images `vectors`, or with a tree what each level's cells have, coarsest first, as of `cell_vectors`."""
+        if tree is None:
+            yield from map(self.vectors, features.only(self.layers).batches(self.batch_size))
+            return
+        for maps in features.batches(NESTED_BATCH, channels=self._own(features)):
+            yield [cell_vectors(found.to(self.device), tree, level) for level, found in enumerate(maps.values())]
 
-    def _own(self, maps: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Which channels of each feature map are kept, int64; coarsest first, without maps that none is kept of."""
-        ends = np.cumsum([0, *(maps[name].shape[1] for name in self.layers)])
+    def _own(self, features: FeatureSet) -> dict[str, np.ndarray]:
+        """Which channels of each feature map are kept, int64 ascending; coarsest first, without maps that none is kept of."""
+        kept = self.channels.numpy()
+        ends = np.cumsum([0, *(features.layers[name].shape[1] for name in self.layers)])
         spans = zip(self.layers, ends[:-1], ends[1:], strict=True)
-        own = {
-            name: (self.channels[(self.channels >= start) & (self.channels < end)] - start).to(self.device) for name, start, end in spans
-        }
+        own = {name: kept[(kept >= start) & (kept < end)] - start for name, start, end in spans}
         return {name: channels for name, channels in reversed(own.items()) if len(channels)}
 
-    def _tree(self, features: FeatureSet) -> Tree | None:
+    def _tree(self, features: FeatureSet, own: Mapping[str, np.ndarray]) -> Tree | None:
         """The grids of the kept channels, coarsest first; None where a position's vector is not made of whole cells of theirs."""
-        grids = tuple((maps.shape[2], maps.shape[3]) for maps in (features.layers[name] for name in self._own(features.layers)))
+        grids = tuple((maps.shape[2], maps.shape[3]) for maps in (features.layers[name] for name in own))
         return Tree(grids) if self.basis is None and Tree.fits((*grids, self.grid)) else None
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
@@ -147,20 +145,18 @@ class PaDiM:
             raise ModelError("this PaDiM has not been fitted", hint="call fit, or load a run folder")
         maps = np.empty((len(features), *features.image_size), np.float32)
         done = 0
-        for batch in features.only(self.layers).batches(NESTED_BATCH if isinstance(self.gaussians, NestedGaussians) else self.batch_size):
-            grids = self._squared(self.gaussians, batch).sqrt()
-            smooth = anomaly_maps(grids, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
+        for vectors in self._vectors(features, self.gaussians.tree if isinstance(self.gaussians, NestedGaussians) else None):
+            squared = self.gaussians.squared(vectors)
+            grids = self._on_grid(squared) if squared.ndim == 3 else squared.T.reshape(-1, *self.grid)
+            smooth = anomaly_maps(grids.sqrt(), features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
             maps[done : done + len(smooth)] = smooth.cpu().numpy()
             done += len(smooth)
             progress("score", done, len(features))
         return Scores(maps, maps.max((1, 2)).astype(np.float64))
 
-    def _squared(self, gaussians: Gaussians | NestedGaussians, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Squared distances, n×h×w float32 on the grid."""
-        if isinstance(gaussians, Gaussians):
-            return gaussians.squared(self.vectors(maps)).T.reshape(-1, *self.grid)
-        found = gaussians.squared(self.level_vectors(gaussians.tree, maps))
-        return found if found.shape[1:] == self.grid else functional.interpolate(found[None], self.grid, mode="nearest")[0]
+    def _on_grid(self, squared: torch.Tensor) -> torch.Tensor:
+        """n×h×w on the grid of the finest map, which may be one that no channel is kept of."""
+        return squared if squared.shape[1:] == self.grid else functional.interpolate(squared[None], self.grid, mode="nearest")[0]
 
     def state(self) -> dict[str, np.ndarray]:
         """Channels that are read (int64), the grid (2 int64), what `NestedGaussians.state` or `Gaussians.state` says, and of an orthogonal

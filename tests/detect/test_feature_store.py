@@ -16,6 +16,7 @@ from aoi.detect.detector import make_detector
 from aoi.detect.feature_store import StoredMaps, open_maps, read_folder, written_folder
 from aoi.detect.features import FeatureSet
 from aoi.detect.patches import collected
+from aoi.errors import DataError
 
 
 def stored(folder: Path, maps: dict[str, np.ndarray], batch: int = 5) -> dict[str, StoredMaps]:
@@ -47,6 +48,22 @@ def test_taken_rows_are_those_of_the_array(tmp_path_factory, rows: list[int], st
     np.testing.assert_array_equal(maps.take(chosen)[start : start + length], array[chosen][start : start + length])
     again = np.arange(len(rows))[::-1]
     np.testing.assert_array_equal(maps.take(chosen).take(again)[0 : len(rows)], array[chosen][again])
+
+
+@pytest.mark.parametrize("side", [2, 33], ids=["channels too small to be worth it", "channels read alone"])
+def test_chosen_channels_are_those_of_the_array(rng: np.random.Generator, tmp_path: Path, side: int) -> None:
+    array = rng.normal(size=(7, 6, side, side)).astype(np.float32)
+    maps = stored(tmp_path / "maps", {"layer1": array})["layer1"]
+    chosen, rows = np.array([0, 2, 3, 5]), np.array([6, 0, 1, 1, 4])
+    np.testing.assert_array_equal(maps.channels(slice(2, 5), chosen), array[2:5][:, chosen])
+    np.testing.assert_array_equal(maps.take(rows).channels(slice(1, 9), chosen), array[rows][1:9][:, chosen])
+    for layers in ({"layer1": maps}, {"layer1": array}):
+        features = FeatureSet(layers, (64, 64), tuple(Path(str(i)) for i in range(7)))
+        found = torch.cat([batch["layer1"] for batch in features.batches(3, channels={"layer1": chosen})])
+        np.testing.assert_array_equal(found, array[:, chosen])
+    maps.path.write_bytes(maps.path.read_bytes()[:-8])
+    with pytest.raises(DataError, match="cut short"):
+        maps.channels(slice(0, 7), chosen)
 
 
 def test_a_torn_file_is_not_taken_for_features(rng: np.random.Generator, tmp_path: Path) -> None:

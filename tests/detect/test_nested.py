@@ -31,7 +31,7 @@ def maps_of(rng: np.random.Generator, count: int) -> list[torch.Tensor]:
 
 
 def split(maps: list[torch.Tensor], tree: Tree) -> list[torch.Tensor]:
-    return [cell_vectors(own, torch.arange(own.shape[1]), tree, level) for level, own in enumerate(maps)]
+    return [cell_vectors(own, tree, level) for level, own in enumerate(maps)]
 
 
 def stacked(maps: list[torch.Tensor]) -> np.ndarray:
