@@ -205,14 +205,14 @@ def _finished(folder: RunFolder, config: RunConfig, fingerprint: str, backbone: 
     Raises:
         ConfigError: the folder holds something else.
     """
-    if overwrite or not folder.root.exists() or not any(folder.root.iterdir()):
-        if overwrite and folder.meta.exists():
-            folder.meta.unlink()  # from here on the folder is an unfinished run
+    if not folder.root.exists() or not any(folder.root.iterdir()):
         return None
-    if not folder.meta.is_file():
-        if folder.config.is_file() or folder.cache.is_dir():
-            return None
+    if not (folder.config.is_file() or folder.cache.is_dir()):  # nor is it overwritten: what another command wrote may not come again
         raise ConfigError(f"{folder.root} is not empty and not a run folder", hint="choose another --out")
+    if overwrite:
+        folder.meta.unlink(missing_ok=True)  # from here on the folder is an unfinished run
+    if not folder.meta.is_file():
+        return None
     meta = folder.read_meta()
     same = folder.read_config() == config and meta.get("inputs", {}).get("dataset") == fingerprint
     if not same or meta.get("backbone", {}).get("fingerprint") != backbone.fingerprint:

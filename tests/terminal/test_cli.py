@@ -231,6 +231,17 @@ def test_what_is_no_run_folder_is_called_what_it_is(fitted: Path, run_cli, tmp_p
         assert "detect fit" in told
 
 
+def test_a_folder_of_another_command_is_not_fitted_into(parts: Path, run_cli, tmp_path: Path) -> None:
+    """With `--overwrite` its meta.json was deleted, and a run written among its files."""
+    assert run_cli("synth", parts, "--count", 2, "--out", tmp_path / "made")[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "made").rglob("*") if path.is_file()}
+    for words in ((), ("--overwrite",)):
+        code, _, told = run_cli("detect", "fit", parts, "--image-size", SIDE, "--out", tmp_path / "made", *words)
+        assert code == 2
+        assert "not empty and not a run folder" in told
+    assert {path: path.read_bytes() for path in (tmp_path / "made").rglob("*") if path.is_file()} == before
+
+
 def test_what_holds_no_weights_is_not_read_as_such(parts: Path, run_cli, tmp_path: Path) -> None:
     """`pop from empty list` is what torch says of a table."""
     (tmp_path / "table.csv").write_text("a,b\n")
