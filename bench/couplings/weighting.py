@@ -93,11 +93,14 @@ def weight(group: Group, generator: str, progress: Progress = silent) -> Outcome
     Raises:
         ConfigError: the detector is neither PatchCore nor PaDiM.
     """
-    fitted = group.fits.without_fold_0()
-    if isinstance(fitted, PatchCore):
+    fresh = group.fits.fresh()
+    if isinstance(fresh, PatchCore):
+        fitted = group.fits.without_fold_0()
+        assert isinstance(fitted, PatchCore)
         return _patchcore(group, generator, fitted, progress)
-    if isinstance(fitted, PaDiM):
-        return _padim(group, generator, fitted, progress)
+    if isinstance(fresh, PaDiM):
+        fresh.prepare(group.fits.train)  # which channels it reads is all that is asked of it
+        return _padim(group, generator, fresh, progress)
     raise ConfigError(f"the coupling weight has no rule for {group.detector}", hint="use it with patchcore or padim")
 
 
@@ -154,30 +157,30 @@ def mean_squares(bank: torch.Tensor, cells: torch.Tensor) -> np.ndarray:
     return (cells.double() - bank[nearest].double()).square().mean(0).numpy()
 
 
-def _padim(group: Group, generator: str, fitted: PaDiM, progress: Progress) -> Outcome:
+def _padim(group: Group, generator: str, like: PaDiM, progress: Progress) -> Outcome:
     options, train = group.plan.weight, group.fits.train
-    if fitted.basis is not None:
+    if like.basis is not None:
         return replace(baseline(group), details={"unchanged": "the detector reads all channels, so that none can be exchanged"})
-    every = ChosenPaDiM(fitted, None)
+    every = ChosenPaDiM(like, None)
     apart = train.take(np.setdiff1d(group.fits.learned, _contrast(group, generator)))
     every.prepare(apart)
     # Most generators leave the same images apart.
     said = [apart, list(every.layers), every.options.epsilon]
     moments = group.once("position moments", said, lambda: position_moments(every, apart))
     pairs = _pairs(group, generator, lambda maps, bad: standardised_cells(maps, bad, moments, every.layers))
-    own = fitted.channels.numpy()
+    own = like.channels.numpy()
     chosen = own
     if len(pairs):
         before, after = (second_moments(cells, options.prior) for cells in (pairs.before, pairs.after))
         chosen = exchanged(own, before, after, share=options.share, margin=options.margin)
     kept = np.zeros(moments[0].shape[1])
     kept[chosen] = 1
-    details = {"pairs": len(pairs), "exchanged": int(np.setdiff1d(chosen, own).size), "layers": _by_layer(train, fitted.layers, kept)}
+    details = {"pairs": len(pairs), "exchanged": int(np.setdiff1d(chosen, own).size), "layers": _by_layer(train, like.layers, kept)}
     if np.array_equal(chosen, own):
         return _unchanged(group, details)
 
     def refitted(images: FeatureSet) -> Detector:
-        found = ChosenPaDiM(fitted, chosen)
+        found = ChosenPaDiM(like, chosen)
         found.fit(images, progress=progress)
         return found
 

@@ -208,6 +208,6 @@ def test_the_bank_may_be_chosen_anew(ground, toy_group):
 
 def test_a_detector_without_channels_is_refused(ground, toy_group):
     group = toy_group(ground(), "padim")
-    group.fits.partial = object()
+    group.fits.fresh = object
     with pytest.raises(ConfigError, match="no rule for padim"):
         weight(group, "perlin")
