@@ -22,9 +22,9 @@ def up_to_embedding(network: Any) -> Any:
 
 
 def up_to_directions(network: Any, basis: np.ndarray, shift: np.ndarray) -> Any:
-    """The same in bfloat16, and next to it the embedding along some directions, P×K float32.
+    """The same in bfloat16, and next to it the embedding along some directions, P×K, in bfloat16 too.
 
-    In a network in bfloat16 that product costs a tenth of what it does in float32, and float32 sums are what comes out of it.
+    In a network in bfloat16 that product costs a tenth of what it does in float32; it is summed up, shifted, and only then rounded.
 
     Args:
         network: for one image.
@@ -39,7 +39,7 @@ def up_to_directions(network: Any, basis: np.ndarray, shift: np.ndarray) -> Any:
 
     rows = _rows(_embedding(network), len(basis))
     seen = ops.subtract(ops.matmul(rows, ops.constant(basis), False, False), ops.constant(shift[None]))
-    return ov.Model([ops.convert(rows, "bf16").output(0), seen.output(0)], network.get_parameters(), "features")
+    return ov.Model([ops.convert(each, "bf16").output(0) for each in (rows, seen)], network.get_parameters(), "features")
 
 
 def _embedding(network: Any) -> Any:

@@ -67,8 +67,8 @@ class NearestBank:
         self._half = np.einsum("ij,ij->i", around, around) / 2
         self._longest = float(np.linalg.norm(self._bank, axis=1).max())
         self._basis = strongest_directions(around, coarse=coarse)
-        seen = around if self._basis is None else (around @ self._basis.astype(np.float64)).astype(np.float32)
-        self._shift = None if self._basis is None else (self._offset @ self._basis.astype(np.float64)).astype(np.float32)
+        self._shift: np.ndarray | None
+        self._shift, seen = (None, around) if self._basis is None else self._along(self._basis, coarse)
         rounded = rounded_to_bfloat16(seen, np.empty_like(seen)) if coarse else seen
         halves = np.einsum("ij,ij->i", rounded, rounded) / 2
         self._largest = float(np.sqrt(2 * halves.astype(np.float64).max()))
@@ -87,31 +87,43 @@ class NearestBank:
         self._search = core.compile_model(_search_network(points, self._part, self._depth, coarse=coarse), "CPU", options | hint)
         self._own = threading.local()
 
+    def _along(self, basis: np.ndarray, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
+        """An origin near the bank's mean, which a network in bfloat16 can take off without rounding it, and the bank from there."""
+        origin = (self._offset @ basis.astype(np.float64)).astype(np.float32)
+        shift = rounded_to_bfloat16(origin, np.empty_like(origin)) if coarse else origin
+        return shift, (self._bank @ basis.astype(np.float64) - shift).astype(np.float32)
+
     @property
     def directions(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """D×K and K float32: a row times the first, less the second, is `seen` of `nearest`. None where rows are searched whole."""
-        return None if self._basis is None or self._shift is None else (self._basis, self._shift)
+        """D×width and width float32: a row times the first, less the second, rounded to bfloat16, is its row of `codes`.
 
-    def nearest(self, embedding: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+        None where rows are searched whole, or in float32.
+        """
+        if self._basis is None or self._shift is None or not self._coarse:
+            return None
+        basis, shift = np.zeros((len(self._basis), self._width), np.float32), np.zeros(self._width, np.float32)
+        basis[:, : self._depth], shift[: self._depth] = self._basis, self._shift
+        shift[self._depth + 3 : self._depth + MORE] = -1
+        return basis, shift
+
+    @property
+    def codes(self) -> np.ndarray:
+        """P×width, uint16 bits of bfloat16 or float32: where this thread's rows along `directions` may be put, for the next search."""
+        return self._scratch().codes[: self._rows]
+
+    def nearest(self, embedding: np.ndarray, *, coded: bool = False) -> np.ndarray:
         """Euclidean distance of each row to the bank, P float32; infinite for rows that are not finite.
 
         Args:
             embedding: P×D rows, float32, or uint16 bits of bfloat16.
-            seen: P×K float32, the rows along `directions`, where they are known.
+            coded: whether `codes` holds them already.
         """
         own = self._scratch()
-        rows = own.rows[: self._rows]
-        if seen is not None:
-            rows[:] = seen
-        elif self._basis is None:
-            np.subtract(widened(embedding), self._offset, out=rows)
+        if coded:
+            widened(own.codes[:, : self._depth], own.rounded)
         else:
-            np.matmul(widened(embedding), self._basis, out=rows)
-            rows -= self._shift
-        if self._coarse:
-            rounded_to_bfloat16(own.rows, own.rounded)
+            self._code(own, embedding)
         half = np.einsum("ij,ij->i", own.rounded, own.rounded) / 2
-        own.codes[:, : self._depth] = code_of(own.rounded, self._coarse)
         own.codes[:, self._depth : self._depth + 3] = code_of(thirds(half), self._coarse)
         found = np.empty(len(own.rows), np.float32)
         for i, tensor in enumerate(own.inputs):
@@ -120,6 +132,18 @@ class NearestBank:
             own.request.infer()
             self._look(own, half[part], embedding[part], found[part])
         return np.sqrt(found[: self._rows])
+
+    def _code(self, own: _Scratch, embedding: np.ndarray) -> None:
+        """Put rows along the directions into what products take."""
+        rows = own.rows[: self._rows]
+        if self._basis is None:
+            np.subtract(widened(embedding), self._offset, out=rows)
+        else:
+            np.matmul(widened(embedding), self._basis, out=rows)
+            rows -= self._shift
+        if self._coarse:
+            rounded_to_bfloat16(own.rows, own.rounded)
+        own.codes[:, : self._depth] = code_of(own.rounded, self._coarse)
 
     def _look(self, own: _Scratch, half: np.ndarray, rows: np.ndarray, found: np.ndarray) -> None:
         """Write squared distances of n×D rows to `found`, from what the network says of them and all points."""

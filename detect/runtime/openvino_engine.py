@@ -63,22 +63,21 @@ class OpenVinoEngine:
         directions = self._bank.directions if self.arithmetic == "bf16" else None
         if directions is not None:
             compiled = core.compile_model(up_to_directions(network, *directions), "CPU", options)
-            if self._sums_are_float32(compiled, *directions):
+            if self._is_rounded_once(compiled, *directions):
                 return compiled
         return core.compile_model(up_to_embedding(network), "CPU", options)
 
-    def _sums_are_float32(self, compiled: Any, basis: np.ndarray, shift: np.ndarray) -> bool:
-        """Whether what the network says along the directions is what the search relies on; nobody promises that it is not rounded."""
+    def _is_rounded_once(self, compiled: Any, basis: np.ndarray, shift: np.ndarray) -> bool:
+        """Whether what the network says along the directions is what the search relies on; nobody promises that sums are not rounded."""
         pixels = np.arange(np.prod(self._size) * 3, dtype=np.int64) * 89 % 251
         found = compiled([pixels.astype(np.uint8).reshape(1, *self._size, 3)])
-        rows = widened(found[0].view(np.uint16)) @ basis
-        return bool(np.abs(found[1] - (rows - shift)).max() <= UNIT / 32 * np.abs(rows).max())
+        rows, seen = (widened(found[i].view(np.uint16)) for i in range(2))
+        exact = rows @ basis - shift
+        return bool((np.abs(seen - exact) <= UNIT * np.abs(exact) + UNIT / 32 * np.abs(rows).max()).all())
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps n×H×W float32 and raw image scores n float64 of n×H×W×3 uint8 RGB, n at most `batch`."""
-        if not hasattr(self._own, "request"):
-            self._own.request = self._network.create_infer_request()
-        request, count = self._own.request, len(images)
+        request, count = self._request(), len(images)
         full = images if count == self.batch else np.concatenate([images, np.repeat(images[-1:], self.batch - count, axis=0)])
         request.infer([np.ascontiguousarray(full)], share_inputs=True)
         if self._search is not None:
@@ -87,11 +86,24 @@ class OpenVinoEngine:
         maps, found = (request.get_output_tensor(i).data[:count] for i in range(2))
         return maps.copy(), found.astype(np.float64)
 
+    def _request(self) -> Any:
+        """This thread's own."""
+        if not hasattr(self._own, "request"):
+            request = self._network.create_infer_request()
+            if self._search is not None and len(request.output_tensors) == 2:
+                import openvino as ov
+
+                codes = self._bank.codes
+                request.set_output_tensor(1, ov.Tensor(codes, ov.Shape(codes.shape), ov.Type.bf16))
+            self._own.request = request
+        return self._own.request
+
     def _after_features(self, found: list[np.ndarray]) -> tuple[np.ndarray, float]:
-        """The map and the score of one image, from its embedding alone, float32, or in bfloat16 and along directions."""
+        """The map and the score of one image, from its embedding alone, float32, or in bfloat16, with its codes where they belong."""
         assert self._search is not None
-        embedding, seen = (found[0].view(np.uint16), found[1]) if len(found) == 2 else (found[0][0], None)
-        search, distance = self._search, self._bank.nearest(embedding, seen)
+        coded = len(found) == 2
+        embedding = found[0].view(np.uint16) if coded else found[0][0]
+        search, distance = self._search, self._bank.nearest(embedding, coded=coded)
         rows, columns = (
             smoothing_matrix(coarse, fine, search.blur_sigma, search.upsampling)
             for coarse, fine in zip(search.grid, self._size, strict=True)

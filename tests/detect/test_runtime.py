@@ -19,6 +19,7 @@ from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.inspection import inspect
 from aoi.detect.runtime import openvino_engine
 from aoi.detect.runtime.predictor import RuntimePredictor
+from aoi.detect.runtime.rounding import rounded_to_bfloat16, widened
 from aoi.errors import BackendUnavailable, ConfigError, ModelError
 
 pytest.importorskip("openvino")
@@ -150,10 +151,17 @@ def test_in_bfloat16_the_network_looks_along_the_directions(parts: Path, openvin
     near = RuntimePredictor(openvino_export, "openvino", arithmetic="bf16", workers=1)
     engine: Any = near._engine
     assert len(engine._network.outputs) == 2
-    assert engine._sums_are_float32(engine._network, *engine._bank.directions)
-    off = lambda given: [engine._network(given)[0], engine._network(given)[1] * 1.01]  # noqa: E731
-    assert not engine._sums_are_float32(off, *engine._bank.directions)
-    monkeypatch.setattr(openvino_engine.OpenVinoEngine, "_sums_are_float32", lambda *_: False)
+    basis, shift = engine._bank.directions
+    assert engine._is_rounded_once(engine._network, basis, shift)
+
+    def twice(given: list[np.ndarray]) -> list[np.ndarray]:
+        rows = engine._network(given)[0].view(np.uint16)
+        product = widened(rows) @ basis
+        seen = rounded_to_bfloat16(product, np.empty_like(product)) - shift
+        return [rows, (rounded_to_bfloat16(seen, np.empty_like(seen)).view(np.uint32) >> 16).astype(np.uint16)]
+
+    assert not engine._is_rounded_once(twice, basis, shift)
+    monkeypatch.setattr(openvino_engine.OpenVinoEngine, "_is_rounded_once", lambda *_: False)
     plain = RuntimePredictor(openvino_export, "openvino", arithmetic="bf16", workers=1)
     for found, wanted in zip(near.scores(images), plain.scores(images), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0.01)

@@ -118,8 +118,11 @@ def test_rows_in_bfloat16_seen_along_directions_already(rng: np.random.Generator
     assert searcher.directions is not None
     basis, shift = searcher.directions
     wanted, far = plain(queries, bank), 1e-6 * np.abs(bank).max()
-    np.testing.assert_allclose(searcher.nearest(codes, queries @ basis - shift), wanted, rtol=1e-6, atol=far)
-    np.testing.assert_allclose(searcher.nearest(codes), wanted, rtol=1e-6, atol=far)
+    seen = queries @ basis - shift
+    for _ in range(2):
+        searcher.codes[:] = rounded_to_bfloat16(seen, np.empty_like(seen)).view(np.uint32) >> 16
+        np.testing.assert_allclose(searcher.nearest(codes, coded=True), wanted, rtol=1e-6, atol=far)
+        np.testing.assert_allclose(searcher.nearest(codes), wanted, rtol=1e-6, atol=far)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
