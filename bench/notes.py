@@ -90,5 +90,7 @@ def _portions_text(portions: Sequence[Portion | None]) -> str:
 def _warnings(about: str, near: Sequence[NearPair]) -> list[str]:
     if not near:
         return []
-    where = "good training images show" if about == TRAIN else f"defects of {about} show"
-    return [f"{len(near)} {where} what a test image shows, nearly the same picture; figures may flatter: {named(near, SHOWN)}"]
+    one = len(near) == 1
+    what = f"good training image{'' if one else 's'}" if about == TRAIN else f"defect{'' if one else 's'} of {about}"
+    shown = f"{len(near)} {what} show{'s' if one else ''} what a test image shows, nearly the same picture"
+    return [f"{shown}; figures may flatter: {named(near, SHOWN)}"]

@@ -16,7 +16,7 @@ from aoi.bench.couplings.segment_plan import SegmentPlan
 from aoi.bench.material.normal_images import normal_paths
 from aoi.bench.plan import Plan
 from aoi.bench.run import run_bench
-from aoi.data.images import read_mask, write_mask
+from aoi.data.images import read_image, read_mask, write_mask
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 
@@ -121,6 +121,9 @@ def miniature_dataset(dataset: Dataset, root: Path, train: int, test: int) -> Pa
     Args:
         root: the new folder.
         train, test: images at most; of test images half are good.
+
+    Raises:
+        DataError: one of them cannot be read.
     """
     labels = dataset.defect_types
     by_label = [[one for one in dataset.test if one.label == label and one.mask_path is not None] for label in labels]
@@ -133,14 +136,20 @@ def miniature_dataset(dataset: Dataset, root: Path, train: int, test: int) -> Pa
 
 
 def few_normals(plan: Plan, name: str, root: Path) -> Path | None:
-    """A few of a data set's generated normals, in the new folder `root`; None where the plan names no folder of them."""
+    """A few of a data set's generated normals, in the new folder `root`; None where the plan names no folder of them.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
     for number, path in enumerate(normal_paths(plan, name)[: _MEASURED[0]]):
+        read_image(path)
         root.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, root / f"{number:03d}{path.suffix}")
     return root if root.is_dir() else None
 
 
 def _copied(sample: Sample, root: Path, name: str) -> None:
+    read_image(sample.path)  # what cannot be read is named as the user named it, not by a copy that is gone again
     place = root / sample.split / sample.label / f"{name}{sample.path.suffix}"
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(sample.path, place)

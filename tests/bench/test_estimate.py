@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from aoi.bench.run import run_bench
 from aoi.data.layouts import open_dataset
 from aoi.engine.local import LocalEngine
 from aoi.engine.work import Task
+from aoi.errors import DataError
 
 MINI = Miniature(
     train=7,
@@ -246,6 +249,17 @@ def test_the_miniature_holds_every_label(parts, tmp_path):
     assert len(small.train_good) == 4
     assert {sample.label for sample in small.test} == {"good", "spot"}
     assert all(sample.mask_path for sample in small.test if sample.is_anomalous)
+
+
+def test_what_cannot_be_read_is_named_as_the_user_named_it(parts, plan, tmp_path, tiny_bench, monkeypatch):
+    """A dry run named a copy in a temporary folder that was gone by then."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(parts, "零件 a")
+    torn = Path("零件 a/train/good/001.png")
+    torn.write_bytes(torn.read_bytes()[:60])
+    with pytest.raises(DataError, match=f"image {torn}: ") as caught:
+        estimate(plan.model_copy(update={"datasets": (Path("零件 a"),)}), tmp_path / "out")
+    assert str(tmp_path) not in caught.value.message
 
 
 def test_the_command_plans_without_running_and_shows_and_clears_its_cache(parts, tmp_path, fixed):

@@ -55,4 +55,4 @@ def test_seeds_of_another_plan_and_torn_notes_are_not_quoted(tmp_path):
     found = notes.of("disc", ["perlin", "theirs"], PORTIONS)
     assert list(found) == [TRAIN, "theirs"]
     assert found["theirs"]["said"] == ["of this one"]
-    assert "good training images show" in found[TRAIN]["said"][0]
+    assert "1 good training image shows" in found[TRAIN]["said"][0]

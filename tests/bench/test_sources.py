@@ -16,6 +16,7 @@ from aoi.bench.material.sources import dealt
 from aoi.bench.material.taken import part, take
 from aoi.bench.plan import Plan, load_plan, settings
 from aoi.bench.plan_options import RealPlan
+from aoi.bench.report.writing import write_report
 from aoi.bench.run import run_bench
 from aoi.data.content import pixel_hash
 from aoi.data.files import read_jsonl, write_jsonl
@@ -276,3 +277,20 @@ def test_sources_that_make_no_sense_are_refused(text, words, tmp_path):
     file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_plan(file, datasets="x")
+
+
+def test_what_is_said_of_folders_names_them_as_the_user_did(parts, small_plan, tiny_bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(parts, "disc")
+    copies = sorted(Path("disc/test/spot").glob("*.png"))[:3]
+    for path in copies:
+        write_image(Path("made") / path.name, np.clip(read_image(path).astype(int) + 3, 0, 255).astype(np.uint8))
+        write_mask(Path("made") / f"{path.stem}_mask.png", read_mask(Path("disc/ground_truth/spot") / f"{path.stem}_mask.png"))
+    plan = small_plan(
+        Path("disc"), detectors=("padim",), generators=("none", "folder:made"), couplings=("calibrate",), seeds=(0,), near_duplicates="warn"
+    )
+    run_bench(plan, Path("out"))
+    write_report(Path("out"), ["md"])
+    said = Path("out/results.md").read_text() + Path("out/report.md").read_text().split("Made again by")[0]
+    assert "defects of made" in said
+    assert str(tmp_path) not in said
