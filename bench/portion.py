@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aoi.bench.arms import Arm, cell_of, generator_slug, synth_name
 from aoi.bench.cache.sharing import Sharing
@@ -24,6 +25,9 @@ from aoi.bench.plan_options import Candidate
 from aoi.bench.state import Run
 from aoi.detect.detector import Detector, detector_family
 from aoi.detect.features import FeatureSet, extract_features
+
+BANK = "coreset_ratio"
+"""The option that says how large a bank is."""
 
 
 def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str]) -> None:
@@ -122,8 +126,17 @@ def _variant(
     """A detector with a candidate's settings, without smoothing, and what it reads of images."""
     layers = run.backbone.layers_for(candidate.strides or detector_family(detector).strides)
     options = {**run.plan.options.get(detector, {}), **candidate.options, "blur_sigma": 0}
-    made = sharing.detector(fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options), layers)
-    return made, lambda images: sizes(images.only(layers), candidate.image_size)
+    made = fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options=options)
+    begun = smaller(run.plan.options.get(detector, {}), candidate)
+    before = begun and fresh_detector(detector, run.plan, run.backbone, layers=layers, seed=seed, options={**begun, "blur_sigma": 0})
+    return sharing.detector(made, layers, before or None), lambda images: sizes(images.only(layers), candidate.image_size)
+
+
+def smaller(own: Mapping[str, Any], candidate: Candidate) -> dict[str, Any] | None:
+    """The plan's own options of a detector where a candidate has nothing else but a larger bank, which then goes on from theirs."""
+    larger = candidate.options.get(BANK)
+    same = candidate == Candidate(options={BANK: larger}) and BANK in own
+    return dict(own) if same and larger > own[BANK] else None
 
 
 def _extract(run: Run, cache: Reading, paths: Sequence[Path], size: tuple[int, int]) -> FeatureSet:

@@ -29,10 +29,21 @@ class Coreset:
     """k int64, in the order of choosing."""
     radius: float
     """Largest distance from any point to its nearest chosen one."""
+    bounds: torch.Tensor | None = None
+    """N float64, what is known of every point's squared distance to the chosen ones; None where all were chosen."""
+    seen: torch.Tensor | None = None
+    """N int32, how many of the chosen ones that accounts for."""
 
 
 def greedy_k_center(
-    points: torch.Tensor, k: int, *, start: int, coarse: bool | None = None, blind: int | None = None, progress: Progress = silent
+    points: torch.Tensor,
+    k: int,
+    *,
+    start: int,
+    begun: Coreset | None = None,
+    coarse: bool | None = None,
+    blind: int | None = None,
+    progress: Progress = silent,
 ) -> Coreset:
     """Choose k points, each the farthest from those before it (Gonzalez 1985; PatchCore, arXiv 2106.08265, algorithm 1).
 
@@ -46,18 +57,21 @@ def greedy_k_center(
         points: N×D of any float dtype, on any device; may be memory-mapped, and is never copied as a whole.
         k: how many to choose, 1 ≤ k ≤ N.
         start: index of the first choice.
+        begun: a smaller one of the same points with the same start, from which the choice goes on.
         coarse: whether products are taken in bfloat16; None where the hardware is faster at it.
         blind: choices made before the host looks whether they were right; None for 1 on a processor, 32 on a GPU.
         progress: called with stage `coreset`.
     """
     if k == len(points):
         return Coreset(np.arange(k), 0.0)
-    selection = _Selection(points, k, start, coarse=coarse, blind=blind or (_BLIND if points.is_cuda else 1))
+    selection = _Selection(points, k, coarse=coarse, blind=blind or (_BLIND if points.is_cuda else 1))
+    selection.begin(start, begun)
     while selection.count < k:
         progress("coreset", selection.count, k)
         selection.grow()
     progress("coreset", k, k)
-    return Coreset(selection.chosen.cpu().numpy(), selection.radius())
+    radius = selection.radius()
+    return Coreset(selection.chosen.cpu().numpy(), radius, selection.bounds, selection.seen)
 
 
 def _around(points: torch.Tensor, indices: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
@@ -67,7 +81,7 @@ def _around(points: torch.Tensor, indices: torch.Tensor, mean: torch.Tensor) -> 
 class _Selection:
     """Centres chosen so far, and an upper bound of every point's distance to them."""
 
-    def __init__(self, points: torch.Tensor, k: int, start: int, *, coarse: bool | None, blind: int) -> None:
+    def __init__(self, points: torch.Tensor, k: int, *, coarse: bool | None, blind: int) -> None:
         device, (total, depth) = points.device, points.shape
         self.points, self.k, self.blind = points, k, blind
         sums = torch.zeros(depth, dtype=torch.float64, device=device)
@@ -85,12 +99,21 @@ class _Selection:
         """Points with the largest bounds, of which pools are taken until others have larger ones."""
         self.beyond = torch.inf
         """The largest bound of any other point."""
-        first = torch.tensor([start], device=device)
+
+    def begin(self, start: int, begun: Coreset | None) -> None:
+        """Choose the first, or all that another selection has chosen, which knows bounds and has fewer than k."""
+        if begun is not None and begun.bounds is not None and begun.seen is not None and len(begun.indices) < self.k:
+            for chosen in torch.split(torch.from_numpy(begun.indices).to(self.bounds.device), _ROWS):
+                self._take(chosen, self.rows(chosen))
+            self.bounds.copy_(begun.bounds)
+            self.seen.copy_(begun.seen)
+            return
+        first = torch.tensor([start], device=self.bounds.device)
         middle = self.rows(first)
         self._take(first, middle)
-        for at in range(0, total, _ROWS):
+        for at in range(0, len(self.points), _ROWS):
             part = slice(at, at + _ROWS)
-            self.bounds[part] = ((points[part].float() - self.mean).double() - middle.double()).square().sum(1)
+            self.bounds[part] = ((self.points[part].float() - self.mean).double() - middle.double()).square().sum(1)
         self.bounds[start] = -1.0
 
     @property

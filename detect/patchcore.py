@@ -88,8 +88,15 @@ class PatchCore:
         """How far half precision moved a patch feature in the last fit, at most; no distance is off by more than twice this."""
         self._features: np.ndarray = np.empty(0, np.float32)
 
-    def fit(self, features: FeatureSet, *, progress: Progress = silent) -> None:
-        """Select the memory bank from all patches of good images by greedy k-center."""
+    def fit(self, features: FeatureSet, *, progress: Progress = silent, begun: PatchCore | None = None) -> None:
+        """Select the memory bank from all patches of good images by greedy k-center.
+
+        Args:
+            features: of the good images.
+            progress: called with the stages `patches`, `coreset` and `graph`.
+            begun: one with a smaller bank and otherwise the same options and seed, fitted on the same images: the choice goes on from its
+                bank instead of being made again.
+        """
         if not len(features):
             raise ModelError("PatchCore cannot be fitted on no images", hint="put good images into train/good")
         sample = _rows(self.embedding(next(features.batches(1))))
@@ -98,7 +105,7 @@ class PatchCore:
         with collected(batches, count, depth, self.device, int(self.options.memory_gb * 2**30), features.folder, progress) as patches:
             start = int(np.random.default_rng(self.seed).integers(count))
             k = max(1, int(count * self.options.coreset_ratio))
-            self.coreset = greedy_k_center(patches.rows, k, start=start, progress=progress)
+            self.coreset = greedy_k_center(patches.rows, k, start=start, begun=None if begun is None else begun.coreset, progress=progress)
             chosen = torch.from_numpy(self.coreset.indices).to(patches.rows.device)
             self._set_bank(patches.rows[chosen].float().to(self.device), progress=progress)
             self.largest_rounding = patches.largest_rounding

@@ -68,23 +68,34 @@ class Sharing:
         self._once.move_to_end(key)
         return cast(T, self._once[key])
 
-    def detector(self, made: Detector, layers: tuple[str, ...]) -> Detector:
+    def detector(self, made: Detector, layers: tuple[str, ...], smaller: Detector | None = None) -> Detector:
         """A detector like `made`, which has not been fitted and reads `layers`, that fits and scores only what nobody has before.
 
         One that reads images instead of features is itself: what decides its scores is not all known here.
-        """
-        return SharedDetector(self, made, layers) if layers else made
 
-    def fitted(self, made: Detector, layers: tuple[str, ...], train: FeatureSet, progress: Progress = silent) -> Detector:
-        """`made` fitted on `train`; nobody may change it. Detectors that differ in how they score share a fit."""
+        Args:
+            smaller: see `fitted`.
+        """
+        return SharedDetector(self, made, layers, smaller) if layers else made
+
+    def fitted(
+        self, made: Detector, layers: tuple[str, ...], train: FeatureSet, progress: Progress = silent, smaller: Detector | None = None
+    ) -> Detector:
+        """`made` fitted on `train`; nobody may change it. Detectors that differ in how they score share a fit.
+
+        Args:
+            smaller: one of its kind with a smaller bank and the same in all else, from whose bank, which others ask for as well, its own
+                goes on. Ties may be broken otherwise than without it: it is part of what decides a fit.
+        """
         if not layers:
             made.fit(train, progress=progress)
             return made
-        options = {k: v for k, v in made.options.model_dump(mode="json").items() if k not in SCORING_ALONE.get(made.name, ())}
-        key = identity_of([made.name, options, list(layers), made.seed, features_identity(train)])
+        (options,) = _fitting(made)
+        key = identity_of([made.name, options, list(layers), made.seed, features_identity(train), *_fitting(smaller)])
         if key not in self._fitted:
+            begun = {} if smaller is None else {"begun": self.fitted(copy.copy(smaller), layers, train, progress)}
             with self.clock.timed("fits"):
-                made.fit(train, progress=progress)
+                made.fit(train, progress=progress, **begun)
             self._keep(key, made)
         self._fitted.move_to_end(key)
         found: Any = copy.copy(self._fitted[key][0])
@@ -96,25 +107,43 @@ class Sharing:
         while len(self._fitted) > 1 and sum(size for _, size in self._fitted.values()) > self._memory:
             self._fitted.popitem(last=False)
 
-    def scores(self, made: Detector, layers: tuple[str, ...], train: FeatureSet, features: FeatureSet, progress: Progress) -> Scores:
-        """What `made`, fitted on `train`, says of `features`."""
+    def scores(
+        self,
+        made: Detector,
+        layers: tuple[str, ...],
+        train: FeatureSet,
+        features: FeatureSet,
+        progress: Progress,
+        smaller: Detector | None = None,
+    ) -> Scores:
+        """What `made`, fitted on `train`, says of `features`; `smaller` as of `fitted`."""
         options = made.options.model_dump(mode="json")
         sets = [features_identity(train), features_identity(features)]
-        key = identity_of([SCHEMA, code_identity(), made.name, options, list(layers), made.seed, self.device, sets])[:32]
+        key = identity_of([SCHEMA, code_identity(), made.name, options, list(layers), made.seed, self.device, sets, *_fitting(smaller)])[
+            :32
+        ]
 
         def compute() -> Said:
-            fitted = self.fitted(made, layers, train, progress)
+            fitted = self.fitted(made, layers, train, progress, smaller)
             with self.clock.timed("scores"):
                 return Said({_ASKED: fitted.score(features, progress=progress)})
 
         return self.cache.fetch("scores", key, written(compute), read_said).scores[_ASKED]
 
 
+def _fitting(detector: Detector | None) -> list[dict[str, Any]]:
+    """The options that a fit depends on; empty for none."""
+    if detector is None:
+        return []
+    alone = SCORING_ALONE.get(detector.name, frozenset())
+    return [{name: value for name, value in detector.options.model_dump(mode="json").items() if name not in alone}]
+
+
 class SharedDetector:
     """A `Detector` whose `fit` only remembers the images: they are learned when a score is asked for that is on record nowhere."""
 
-    def __init__(self, sharing: Sharing, made: Detector, layers: tuple[str, ...]) -> None:
-        self._sharing, self._made, self._layers = sharing, made, layers
+    def __init__(self, sharing: Sharing, made: Detector, layers: tuple[str, ...], smaller: Detector | None = None) -> None:
+        self._sharing, self._made, self._layers, self._smaller = sharing, made, layers, smaller
         self._train: FeatureSet | None = None
         self.name: str = made.name
         self.options: BaseModel = made.options
@@ -129,13 +158,13 @@ class SharedDetector:
         """The detector itself, fitted; nobody may change it."""
         if self._train is None:
             raise ModelError(f"this {self.name} has not been fitted", hint="call fit")
-        return self._sharing.fitted(copy.copy(self._made), self._layers, self._train)
+        return self._sharing.fitted(copy.copy(self._made), self._layers, self._train, smaller=self._smaller)
 
     def score(self, features: FeatureSet, *, progress: Progress = silent) -> Scores:
         """Score images; raises `ModelError` before `fit`."""
         if self._train is None:
             raise ModelError(f"this {self.name} has not been fitted", hint="call fit")
-        return self._sharing.scores(copy.copy(self._made), self._layers, self._train, features, progress)
+        return self._sharing.scores(copy.copy(self._made), self._layers, self._train, features, progress, self._smaller)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything learned."""

@@ -9,6 +9,8 @@ from aoi.bench.cache.sharing import Sharing
 from aoi.bench.cache.store import Cache
 from aoi.bench.clock import Clock
 from aoi.bench.identity import features_identity
+from aoi.bench.plan_options import Candidate
+from aoi.bench.portion import smaller
 from aoi.bench.run import run_bench
 from aoi.detect.detector import make_detector
 from aoi.detect.features import FeatureSet, extract_features
@@ -109,6 +111,36 @@ def test_fitted_detectors_are_kept_within_memory(features, fits, tmp_path):
     for seed in (0, 1, 0):
         roomy.fitted(made("patchcore", seed=seed), LAYERS, features)
     assert len(fits) == 3 + 2
+
+
+def test_a_larger_bank_goes_on_from_a_smaller_one(features, fits, tmp_path):
+    train, test = features.take(range(9)), features.take(range(9, 14))
+    plain = made("patchcore", coreset_ratio=0.2)
+    plain.fit(train)
+    sharing = Sharing(Cache(tmp_path), device="cpu")
+    shared = sharing.detector(made("patchcore", coreset_ratio=0.2), LAYERS, made("patchcore", blur_sigma=0))
+    shared.fit(train)
+    np.testing.assert_allclose(shared.score(test).maps, plain.score(test).maps, rtol=1e-5)
+    np.testing.assert_array_equal(shared.fitted.coreset.indices, plain.coreset.indices)
+    assert len(fits) == 1 + 2
+    own = sharing.detector(made("patchcore"), LAYERS)
+    own.fit(train)
+    own.score(test)
+    assert len(fits) == 1 + 2, "the smaller one serves who asks for it"
+
+
+def test_which_candidates_go_on_from_the_detectors_own_bank():
+    own = {"coreset_ratio": 0.01, "neighbours": 5}
+    assert smaller(own, Candidate(options={"coreset_ratio": 0.05})) == own
+    for other in (
+        Candidate(),
+        Candidate(options={"coreset_ratio": 0.005}),
+        Candidate(options={"coreset_ratio": 0.05, "patch_size": 5}),
+        Candidate(strides=(8,), options={"coreset_ratio": 0.05}),
+        Candidate(image_size=64, options={"coreset_ratio": 0.05}),
+    ):
+        assert smaller(own, other) is None
+    assert smaller({}, Candidate(options={"coreset_ratio": 0.5})) is None
 
 
 def test_a_shared_detector_is_asked_to_fit_first(tmp_path, features):

@@ -129,3 +129,22 @@ def test_the_points_are_given_back_at_once(rng: np.random.Generator, coarse: boo
         assert held() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("coarse", [True, False], ids=["bfloat16", "float32"])
+def test_a_selection_goes_on_where_another_ended(rng: np.random.Generator, coarse: bool) -> None:
+    points = clustered(rng, 3000, 32) + 50
+    whole = greedy_k_center(torch.from_numpy(points), 700, start=5, coarse=coarse)
+    begun = greedy_k_center(torch.from_numpy(points), 150, start=5, coarse=coarse)
+    before = begun.bounds.clone()
+    found = greedy_k_center(torch.from_numpy(points), 700, start=5, coarse=coarse, begun=begun)
+    assert found.indices.tolist() == whole.indices.tolist() == plain_greedy(points, 700, start=5)[0]
+    assert found.radius == pytest.approx(whole.radius, rel=1e-6)
+    assert torch.equal(begun.bounds, before), "whoever goes on leaves it as it was"
+
+
+def test_a_selection_that_is_no_smaller_is_not_gone_on_from(rng: np.random.Generator) -> None:
+    points = torch.from_numpy(clustered(rng, 400, 8))
+    for size in (400, 60):
+        begun = greedy_k_center(points, size, start=0)
+        assert greedy_k_center(points, 60, start=0, begun=begun).indices.tolist() == greedy_k_center(points, 60, start=0).indices.tolist()
