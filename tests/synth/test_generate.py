@@ -241,7 +241,7 @@ def test_a_corrupt_source_is_reported_and_passed_over(goods, tmp_path):
     report = generate_dataset(root, tmp_path / "out", options(count=20))
     assert report.made == 20
     assert set(report.failed_sources) == {"bad.png", "torn.png"}
-    assert "skipped bad.png" in report.summary()
+    assert f"skipped: cannot read image {root / 'bad.png'}" in report.summary()
     assert set(generate_dataset(root, tmp_path / "out", options(count=20)).failed_sources) == {"bad.png", "torn.png"}
 
 
