@@ -237,17 +237,18 @@ def exchange_p(delta: float, null: np.ndarray, freedom: float) -> float:
         freedom: degrees of freedom of the spread: the normal quantile of the p-value is read as Student's t, as Welch's test does,
             because a spread known from three seeds is itself uncertain.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtr
 
     extreme = np.abs(null[np.isfinite(null)]) >= abs(delta) - 1e-12
     p = (1 + int(extreme.sum())) / (1 + len(extreme))
-    return float(min(1.0, 2 * t.sf(norm.isf(p / 2), freedom))) if np.isfinite(freedom) else p
+    return float(min(1.0, 2 * stdtr(freedom, ndtri(p / 2)))) if np.isfinite(freedom) else p
 
 
 def _t(probability: float, freedom: float) -> float:
-    from scipy.stats import t
+    # Not scipy.stats, whose import takes longer than all that is asked of it here.
+    from scipy.special import ndtri, stdtrit
 
-    return float(t.ppf(probability, freedom))
+    return float(stdtrit(freedom, probability) if np.isfinite(freedom) else ndtri(probability))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
