@@ -93,7 +93,8 @@ def behind(image: np.ndarray, hole: np.ndarray, avoid: np.ndarray) -> np.ndarray
             break
     if left.any():
         copied = pull_push(copied, (~left & (ground | hole)).astype(np.float32))
-    return np.clip(np.where(hole[..., None], copied, before), 0, 255)
+    before[hole] = np.clip(copied[hole], 0, 255)
+    return before
 
 
 def _is_plain(before: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> bool:
@@ -102,8 +103,9 @@ def _is_plain(before: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> bool:
     if not rim.any():
         return True
     weight = cv2.GaussianBlur(rim.astype(np.float32), (0, 0), 3)
-    tone = cv2.GaussianBlur(luma(before) * rim, (0, 0), 3) / np.maximum(weight, 1e-6)
-    return float((luma(before) - tone)[rim].std()) < _PLAIN
+    grey = luma(before)
+    tone = cv2.GaussianBlur(grey * rim, (0, 0), 3) / np.maximum(weight, 1e-6)
+    return float((grey - tone)[rim].std()) < _PLAIN
 
 
 def _plain(before: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> np.ndarray:
@@ -130,7 +132,8 @@ def _toned(
     rows, columns = np.nonzero(taken)
     if not rim.any():
         return np.asarray(moved[rows, columns])
-    difference = np.where(rim[..., None], copied - moved, 0).astype(np.float32)
+    difference = np.zeros_like(moved)
+    difference[rim] = copied[rim] - moved[rim]
     small = tuple(max(4, side // 4) for side in rim.shape)[::-1]
     weight = cv2.resize(rim.astype(np.float32), small, interpolation=cv2.INTER_AREA)
     mean = cv2.resize(difference, small, interpolation=cv2.INTER_AREA).reshape(*weight.shape, -1) / np.maximum(weight, 1e-6)[..., None]
@@ -155,7 +158,8 @@ def donor(image: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> tuple[int,
     """
     scale = min(1.0, _SEARCH_SIDE / max(hole.shape))
     size = tuple(max(2, round(side * scale)) for side in hole.shape)[::-1]
-    grey = cv2.resize(luma(image), size, interpolation=cv2.INTER_AREA)
+    bright = luma(image)
+    grey = cv2.resize(bright, size, interpolation=cv2.INTER_AREA)
     hole_small = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     valid = (cv2.resize(ground.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99).astype(np.float32)
     ring = valid * (_grown(hole_small > 0, _RING) & (hole_small == 0))
@@ -167,7 +171,7 @@ def donor(image: np.ndarray, hole: np.ndarray, ground: np.ndarray) -> tuple[int,
         return None
     at = np.unravel_index(best, cost.shape)
     coarse = [int(each) if each < side / 2 else int(each) - side for each, side in zip(at, cost.shape, strict=True)]
-    return _to_the_pixel(image, hole, ground, (coarse[0] / scale, coarse[1] / scale), int(np.ceil(1 / scale)))
+    return _to_the_pixel(bright, hole, ground, (coarse[0] / scale, coarse[1] / scale), int(np.ceil(1 / scale)))
 
 
 def _continuation_cost(grey: np.ndarray, hole: np.ndarray, ring: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -192,31 +196,50 @@ def _continuation_cost(grey: np.ndarray, hole: np.ndarray, ring: np.ndarray, val
     return np.where(usable, np.maximum(square, 0) / np.maximum(count, 1) / spread + 2.0 * (1 - np.clip(cover, 0, 1)), np.inf)
 
 
-def _to_the_pixel(image: np.ndarray, hole: np.ndarray, ground: np.ndarray, coarse: tuple[float, float], reach: int) -> tuple[int, int]:
-    """The offset within `reach` pixels of a coarse one that continues the rim best."""
+def _to_the_pixel(grey: np.ndarray, hole: np.ndarray, ground: np.ndarray, coarse: tuple[float, float], reach: int) -> tuple[int, int]:
+    """The offset within `reach` pixels of a coarse one that continues the rim best; `grey` is HW float32 brightness."""
     rim = np.flatnonzero(_grown(hole, 4) & ~hole & ground)
     start = (round(coarse[0]), round(coarse[1]))
     if reach <= 1 or not len(rim):
         return start
     rim = rim[:: max(1, len(rim) // _POINTS)]
-    rows, columns = np.divmod(rim, hole.shape[1])
-    grey = luma(image)
-    own = grey[rows, columns]
     best, least = start, np.inf
     coarse_step = max(1, reach // 3)
     for span, step in ((reach, coarse_step), (coarse_step - 1, 1)):
-        middle = best
-        for dy in range(-span, span + 1, step):
-            y = rows + middle[0] + dy
-            for dx in range(-span, span + 1, step):
-                x = columns + middle[1] + dx
-                inside = (y >= 0) & (y < hole.shape[0]) & (x >= 0) & (x < hole.shape[1])
-                if 2 * np.count_nonzero(inside) < len(rim):
-                    continue
-                cost = float(np.square(grey[y[inside], x[inside]] - own[inside]).mean())
-                if cost < least:
-                    best, least = (middle[0] + dy, middle[1] + dx), cost
+        steps = np.arange(-span, span + 1, step)
+        offsets = np.stack(np.meshgrid(best[0] + steps, best[1] + steps, indexing="ij"), axis=-1).reshape(-1, 2)
+        costs = _mismatches(grey, rim, offsets)
+        first = int(np.argmin(costs))
+        if costs[first] < least:
+            best, least = (int(offsets[first, 0]), int(offsets[first, 1])), float(costs[first])
     return best
+
+
+def _mismatches(grey: np.ndarray, where: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Mean squared difference between some pixels and those at each of K offsets; inf where most of these lie outside.
+
+    Args:
+        grey: HW float32.
+        where: indices of the pixels in the flat image.
+        offsets: K×2 int64, y and x.
+
+    Returns:
+        K float32.
+    """
+    (height, width), flat = grey.shape, grey.ravel()
+    rows, columns = np.divmod(where, width)
+    low, high = np.array([rows.min(), columns.min()]), np.array([rows.max(), columns.max()])
+    whole = ((offsets + low >= 0) & (offsets + high < (height, width))).all(axis=1)
+    costs = np.full(len(offsets), np.inf, np.float32)
+    if whole.any():
+        away = offsets[whole] @ np.array([width, 1])
+        costs[whole] = np.square(flat[where + away[:, None]] - flat[where]).mean(axis=1)
+    for number in np.flatnonzero(~whole):
+        y, x = rows + offsets[number, 0], columns + offsets[number, 1]
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        if 2 * np.count_nonzero(inside) >= len(where):
+            costs[number] = np.square(grey[y[inside], x[inside]] - flat[where[inside]]).mean()
+    return costs
 
 
 def _moved(mask: np.ndarray, offset: tuple[int, int]) -> np.ndarray:

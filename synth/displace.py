@@ -187,8 +187,12 @@ def kept(image: np.ndarray, mixed: np.ndarray, allowed: np.ndarray) -> tuple[np.
 
 def over(image: np.ndarray, mixed: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """`mixed` over `image` with HW float32 opacity `alpha`; HWC float32."""
-    under = image.astype(np.float32)
-    return np.asarray(under + alpha[..., None] * (mixed - under))
+    result = image.astype(np.float32)
+    box = extent(alpha > 0)  # elsewhere nothing is added
+    if box is not None:
+        under = result[box]
+        result[box] = under + alpha[box][..., None] * (mixed[box] - under)
+    return result
 
 
 def inner_edge(mask: np.ndarray, width: float = 2.0) -> np.ndarray:

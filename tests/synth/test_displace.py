@@ -11,7 +11,7 @@ from aoi.captions.spec import DefectSpec, SizeRange
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_image, read_mask, write_image
 from aoi.errors import DataError
-from aoi.synth.backdrop import behind, donor, pull_push
+from aoi.synth.backdrop import _mismatches, behind, donor, pull_push
 from aoi.synth.blend import changed
 from aoi.synth.displace import MODES, MODES_OF_KINDS
 from aoi.synth.generate import GenerateOptions, generate_dataset
@@ -240,3 +240,18 @@ def test_a_turn_is_the_turn_it_says(rng):
     landed = sampled(mask.astype(np.float32), moved_points(matrix, mask.shape), border=0.0) > 0.5
     box = cv2.boundingRect(landed.astype(np.uint8))
     assert (box[2], box[3]) == pytest.approx((21, 11), abs=1)
+
+
+def test_offsets_are_compared_as_one_by_one(rng):
+    """Near the frame's edge, beyond it, and in the middle; to the bit, since defects are the same bytes for the same seed."""
+    grey = rng.random((40, 50), np.float32) * 255
+    where = np.sort(rng.choice(grey.size, 90, replace=False))
+    rows, columns = np.divmod(where, 50)
+    offsets = np.array([(dy, dx) for dy in (-39, -12, 0, 3, 25) for dx in (-49, -1, 0, 8, 30)])
+    for part in (slice(None), rows // 10 == 2):
+        found = _mismatches(grey, where[part], offsets)
+        for (dy, dx), cost in zip(offsets, found, strict=True):
+            y, x = rows[part] + dy, columns[part] + dx
+            inside = (y >= 0) & (y < 40) & (x >= 0) & (x < 50)
+            pairs = [float(v) for v in np.square(grey[y[inside], x[inside]] - grey[rows[part][inside], columns[part][inside]])]
+            assert cost == (pytest.approx(np.mean(pairs), rel=1e-5) if 2 * len(pairs) >= len(y) else np.inf)
