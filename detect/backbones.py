@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Precision = Literal["float32", "bfloat16"]
 """Of the network's arithmetic; feature maps are float32 either way."""
 AT_ONCE = 4
-"""Images that go through a network on a processor together: what one layer leaves is still in the core's cache when the next reads it."""
+"""Images that go through a network on a processor together, for each thread: what a layer leaves is still in the cache for the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Backbone:
     def __call__(self, images: np.ndarray) -> dict[str, torch.Tensor]:
         """Feature maps of N×H×W×3 uint8 RGB images: layer name to N×C×h×w float32 on `device`."""
         with torch.inference_mode():
-            step = AT_ONCE if self.device == "cpu" and self.compiled is None else max(1, len(images))
+            step = AT_ONCE * torch.get_num_threads() if self.device == "cpu" and self.compiled is None else max(1, len(images))
             found: dict[str, torch.Tensor] = {}
             for start in range(0, max(1, len(images)), step):
                 for name, maps in self._maps(images[start : start + step]).items():

@@ -17,8 +17,10 @@ GROUP = 128
 """Points of a product that are looked at together; neighbours in memory."""
 _KEPT = 1 << 15
 """Groups put aside at most."""
-_PAIRS = _PORTION = 128
-"""Differences computed at once, and rows rounded at once on a processor: few enough to stay in a core's cache."""
+_PAIRS = 512
+"""Differences computed at once, at least."""
+_PORTION = 128
+"""Differences computed at once, and rows rounded at once, by a single thread: few enough to stay in a core's cache."""
 _NEVER = 1e30
 """Half the squared distance of what is not there."""
 _MORE = 6
@@ -159,7 +161,7 @@ class Points:
             torch.neg(rows, out=queries)
             return torch.zeros(count, device=rows.device), sum_error(torch.linalg.vector_norm(rows, dim=1), self.largest, depth)
         queries[:, :depth] = rows
-        parts = (torch.split(each, _PORTION if rows.device.type == "cpu" else max(1, count)) for each in (rows, queries[:, :depth]))
+        parts = (torch.split(each, _PORTION if _alone(rows) else max(1, count)) for each in (rows, queries[:, :depth]))
         norms, errors = (torch.cat(found) for found in zip(*map(self._measured, *parts), strict=True))
         queries[:, depth : depth + 3] = thirds(norms.square() / 2)
         return errors + self.roughest, sum_error(norms, self.largest, queries.shape[1])
@@ -201,12 +203,17 @@ class Points:
 
     def _squared(self, rows: torch.Tensor, row: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
         """Squared distances of pairs from their differences, float64: exact where the expanded form would cancel."""
-        pairs = zip(torch.split(row, _PAIRS), torch.split(point, _PAIRS), strict=True)
+        pairs = zip(*(torch.split(each, _PORTION if _alone(rows) else _PAIRS) for each in (row, point)), strict=True)
         return torch.cat([(rows.index_select(0, a) - self.at(b)).square_().sum(1, dtype=torch.float64) for a, b in pairs])
 
     def at(self, numbers: torch.Tensor) -> torch.Tensor:
         """The points of some numbers, n×D float32."""
         return self.values.index_select(0, numbers) if self._lookup is None else self._lookup(numbers)
+
+
+def _alone(rows: torch.Tensor) -> bool:
+    """One thread computes: small portions cost it nothing, where several would wait for each other after each."""
+    return rows.device.type == "cpu" and torch.get_num_threads() == 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
