@@ -19,10 +19,11 @@ from aoi.bench.material.normal_images import normal_paths
 from aoi.bench.material.sources import stock_of
 from aoi.bench.plan import Plan
 from aoi.bench.plan_options import ORACLE_MASK
+from aoi.bench.portion import makers_of
 from aoi.bench.run import checked_datasets, prepare
 from aoi.bench.scale import parted_portions, tasks_of
 from aoi.bench.state import Run
-from aoi.bench.workload import Load, Workload, makers_of, tested
+from aoi.bench.workload import Load, Workload, tested
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone
@@ -76,7 +77,7 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
         foreign = _rates(run, todo, first)
     needed = {name: _needed(run, name, each, mini, foreign) for name, each in datasets.items()}
     parted = parted_portions(plan, missing, workers or 1)
-    tasks = _loads(needed, missing, parted)
+    tasks = _loads(plan, needed, missing, parted)
     load = sum((task.argument for task in tasks), Load())
     drawn = sum(not arm.is_baseline for found in run.arms.values() for arm in found)
     statistics = mini.seconds.get("statistics", 0.0) / (mini.detectors * mini.couplings) * drawn
@@ -120,14 +121,14 @@ def _painter(maker: str, plan: Plan) -> str:
     return plan.real.texture if maker == ORACLE_MASK else maker
 
 
-def _loads(needed: Mapping[str, Workload], missing: Mapping[str, Mapping[Arm, str]], parted: int) -> list[Task[Load]]:
+def _loads(plan: Plan, needed: Mapping[str, Workload], missing: Mapping[str, Mapping[Arm, str]], parted: int) -> list[Task[Load]]:
     """What every task does, in the order in which they are begun."""
     ahead, found = set(), []
-    for task in tasks_of(missing, parted=parted):
+    for task in tasks_of(plan, missing, parted=parted):
         step = task.argument
-        made = (step.dataset, step.portion) in ahead
+        made = step.lot is None and (step.dataset, step.portion) in ahead
         found.append(Task(task.name, needed[step.dataset].of(step, made=made), task.after))
-        if step.ahead:
+        if step.lot is not None:
             ahead.add((step.dataset, step.portion))
     return found
 

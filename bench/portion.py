@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from aoi.bench.material.probe import probe_folder, probe_images
 from aoi.bench.material.sizes import Sizes
 from aoi.bench.material.sources import Place, defects
 from aoi.bench.measure import arm_metrics
+from aoi.bench.plan import Plan
 from aoi.bench.plan_options import Candidate
 from aoi.bench.state import Run
 from aoi.detect.detector import Detector, detector_family
@@ -28,6 +29,9 @@ from aoi.detect.features import FeatureSet, extract_features
 
 BANK = "coreset_ratio"
 """The option that says how large a bank is."""
+
+WATCHING = "those that watch"
+"""The lot of defects that may veto choices, of whichever generator."""
 
 
 def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], identities: Mapping[Arm, str]) -> None:
@@ -39,7 +43,9 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
     tests = {name: real.with_shots(shots, seed) for name, real in tests.items()}
     sharing = Sharing(run.cache, device=run.backbone.device, clock=run.clock)
     with run.cache.reading() as cache:
-        synth, probes = _defects(run, next(iter(tests.values())), seed, shots, wanted, cache)
+        real = next(iter(tests.values()))
+        synth = {maker: _drawn(run, real, seed, shots, maker, cache) for maker in makers_of(run.plan, wanted)}
+        probes = _probes(run, real, seed, shots, wanted, cache)
         train = next(iter(tests.values())).train
         drawn = [images.features for images in (*synth.values(), *probes.values())]
         sizes = Sizes([train, *(real.test for real in tests.values()), *drawn], partial(_extract, run, cache))
@@ -52,26 +58,42 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
                     _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
 
 
-def make_defects(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm]) -> None:
-    """The defects that `wanted` need and their features, for whoever computes these arms afterwards with the same cache."""
+def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
+    """The generators whose defects these arms need, the probe's left out."""
+    arms = list(arms)
+    judges = plan.judges if any(arm.coupling == "head" for arm in arms) else ()
+    return list(dict.fromkeys([*(arm.generator for arm in arms if not arm.is_baseline), *judges]))
+
+
+def lots_of(plan: Plan, arms: Sequence[Arm]) -> list[str]:
+    """What defects a portion needs, in lots that may be made by themselves: one for each generator, and `WATCHING`."""
+    return [*makers_of(plan, arms), *([WATCHING] if plan.watchers(arms) else [])]
+
+
+def make_defects(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, wanted: list[Arm], lot: str) -> None:
+    """One lot of defects that `wanted` may need and their features, for whoever computes these arms afterwards with the same cache.
+
+    Args:
+        lot: of `lots_of`; nothing is done where `wanted` has no use for it.
+    """
+    if lot not in lots_of(run.plan, wanted):
+        return
+    real = next(iter(tests.values())).with_shots(shots, seed)
     with run.cache.reading() as cache:
-        _defects(run, next(iter(tests.values())).with_shots(shots, seed), seed, shots, wanted, cache)
+        if lot == WATCHING:
+            _probes(run, real, seed, shots, wanted, cache)
+        else:
+            _drawn(run, real, seed, shots, lot, cache)
 
 
-def _defects(
-    run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading
-) -> tuple[dict[str, SynthImages], dict[str, SynthImages]]:
-    """By generator, and those that watch."""
-    makers = [arm.generator for arm in wanted if not arm.is_baseline]
-    judges = run.plan.judges if any(arm.coupling == "head" for arm in wanted) else ()
-    synth = {}
-    for generator in dict.fromkeys([*makers, *judges]):
-        with run.timed(f"synth {generator}"):
-            folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
-            place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
-            synth[generator] = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
-            run.notes.keep(real.name, generator, (seed, shots), said=synth[generator].said, near=synth[generator].near)
-    return synth, _probes(run, real, seed, shots, wanted, cache)
+def _drawn(run: Run, real: RealImages, seed: int, shots: int, generator: str, cache: Reading) -> SynthImages:
+    """The defects of a generator, made or found."""
+    with run.timed(f"synth {generator}"):
+        folder = run.out / "synth" / real.name / generator_slug(generator) / synth_name(seed, shots)
+        place, elsewhere = Place(generator, seed, folder, cache), run.elsewhere.get((real.name, generator))
+        found = defects(real, place, run.backbone, run.plan, elsewhere, progress=run.progress)
+        run.notes.keep(real.name, generator, (seed, shots), said=found.said, near=found.near)
+    return found
 
 
 def _probes(run: Run, real: RealImages, seed: int, shots: int, wanted: list[Arm], cache: Reading) -> dict[str, SynthImages]:

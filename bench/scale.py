@@ -14,7 +14,7 @@ from aoi.bench.clock import Clock
 from aoi.bench.material.datasets import check_datasets, dataset_names
 from aoi.bench.material.images import RealImages
 from aoi.bench.plan import Plan
-from aoi.bench.portion import make_defects, run_seed
+from aoi.bench.portion import lots_of, make_defects, run_seed
 from aoi.bench.run import prepare, real_sets
 from aoi.bench.state import Run
 from aoi.data.progress import silent
@@ -33,8 +33,8 @@ class Step:
     """Arms with their identities."""
     portion: tuple[int, int] | None
     """Seed and number of good images; None for the real images, which all portions share."""
-    ahead: bool = False
-    """The defects of the portion alone: tasks for each of its detectors come after."""
+    lot: str | None = None
+    """One lot of the portion's defects alone, of `lots_of`: tasks for each of its detectors come after; None for the arms."""
 
 
 @dataclass(eq=False)
@@ -76,7 +76,7 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
     parted = parted_portions(run.plan, missing, engine.workers) if isinstance(engine, LocalEngine) else 0
     cache = replace(run.cache.elsewhere(), lasting=run.cache.lasting or parted > 0)  # one task finds what another has made
     work = Work(partial(begin, run.plan, run.out, cache, run.backbone.fingerprint), perform)
-    tasks = list(tasks_of(missing, parted=parted))
+    tasks = list(tasks_of(run.plan, missing, parted=parted))
     for _, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
         for what, spent in seconds.items():
             run.clock.add(what, spent)
@@ -96,8 +96,8 @@ def parted_portions(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], worker
     return count % workers if len(detectors) > 1 and "segment" not in plan.couplings else 0
 
 
-def tasks_of(missing: Mapping[str, Mapping[Arm, str]], *, parted: int = 0) -> Iterator[Task[Step]]:
-    """The real images of each data set before its portions; of the last `parted` portions the defects before the detectors."""
+def tasks_of(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], *, parted: int = 0) -> Iterator[Task[Step]]:
+    """The real images of each data set before its portions; of the last `parted` portions every lot of defects before the detectors."""
     whole = sum(len(portions(arms)) for arms in missing.values()) - parted
     for dataset, arms in missing.items():
         if arms:
@@ -109,10 +109,12 @@ def tasks_of(missing: Mapping[str, Mapping[Arm, str]], *, parted: int = 0) -> It
                 whole -= 1
                 yield Task(name, Step(dataset, wanted, (seed, shots)), (_real(dataset),))
                 continue
-            yield Task(f"{name}, defects", Step(dataset, wanted, (seed, shots), ahead=True), (_real(dataset),))
+            lots = {f"{name}, defects, {lot}": lot for lot in lots_of(plan, list(wanted))}
+            for task, lot in lots.items():
+                yield Task(task, Step(dataset, wanted, (seed, shots), lot), (_real(dataset),))
             for detector in dict.fromkeys(arm.detector for arm in wanted):
                 own = {arm: identity for arm, identity in wanted.items() if arm.detector == detector}
-                yield Task(f"{name}, {detector}", Step(dataset, own, (seed, shots)), (f"{name}, defects",))
+                yield Task(f"{name}, {detector}", Step(dataset, own, (seed, shots)), (_real(dataset), *lots))
 
 
 def _real(dataset: str) -> str:
@@ -157,8 +159,8 @@ def perform(desk: Desk, step: Step) -> dict[str, float]:
     wanted = [arm for arm, identity in step.wanted.items() if not run.read(arm, identity)]
     if wanted:
         tests = desk.real_sets(step)
-        if step.portion is not None and step.ahead:
-            make_defects(run, tests, *step.portion, wanted)
+        if step.portion is not None and step.lot is not None:
+            make_defects(run, tests, *step.portion, wanted, step.lot)
         elif step.portion is not None:
             run_seed(run, tests, *step.portion, wanted, step.wanted)
     run.records.clear()

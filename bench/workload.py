@@ -16,6 +16,7 @@ from aoi.bench.material.probe import probe_folder
 from aoi.bench.material.taken import take
 from aoi.bench.plan import Plan
 from aoi.bench.plan_options import REAL
+from aoi.bench.portion import WATCHING, makers_of
 from aoi.bench.scale import Step
 from aoi.data.sample import Dataset, Sample
 from aoi.synth.outfolder import MANIFEST
@@ -71,12 +72,6 @@ def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, floa
     return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
 
 
-def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
-    """The generators whose defects these arms need, the probe's left out."""
-    judges = plan.judges if any(arm.coupling == "head" for arm in arms) else ()
-    return list(dict.fromkeys([*(arm.generator for arm in arms if not arm.is_baseline), *judges]))
-
-
 def tested(dataset: Dataset, plan: Plan) -> tuple[Sample, ...]:
     """The test images without the real defects that the plan takes out; images that show the same are not looked for."""
     taken = {sample.path for sample in take(dataset.test, plan.real)} if plan.takes_out else set()
@@ -110,7 +105,7 @@ class Workload:
         """What one task does.
 
         Args:
-            made: another task has made the defects.
+            made: other tasks have made the defects.
         """
         arms = list(step.wanted)
         if step.portion is None:
@@ -118,10 +113,12 @@ class Workload:
             return Load(real=images + self.normals, images=images - self.extracted + self.normals - self.kept_normals)
         load = Load(block=self._all(arms))
         for lot in () if made else self._lots(arms, *step.portion):
+            if step.lot not in (None, WATCHING if lot.probe else lot.maker):
+                continue
             load.featured += lot.wanted
             if not lot.given:
                 load.defects[lot.maker] = load.defects.get(lot.maker, 0) + lot.wanted - lot.kept
-        return load if step.ahead else load + self._computed(arms, step.portion[1])
+        return load + self._computed(arms, step.portion[1]) if step.lot is None else load
 
     def _computed(self, arms: list[Arm], shots: int) -> Load:
         """Fits, scores and couplings of a portion."""

@@ -43,19 +43,30 @@ def test_processes_divide_the_threads_among_them(monkeypatch) -> None:
     assert local_engine(plan_of(), 1) is None
 
 
-def arms_of(seeds: int) -> dict[str, dict[Arm, str]]:
-    return {"d": {Arm("d", name, "none", "none", seed): "" for seed in range(seeds) for name in ("patchcore", "padim")}}
+def arms_of(seeds: int, *cells: tuple[str, str]) -> dict[str, dict[Arm, str]]:
+    """The baselines, and arms of a generator and a coupling."""
+    kinds = (("none", "none"), *cells)
+    return {"d": {Arm("d", name, *kind, seed): "" for seed in range(seeds) for name in ("patchcore", "padim") for kind in kinds}}
 
 
 def test_portions_are_parted_where_they_leave_a_process_idle() -> None:
     assert parted_portions(plan_of(), arms_of(3), 2) == 1
     assert parted_portions(plan_of(), arms_of(4), 2) == 0
     assert parted_portions(plan_of(couplings=("segment",)), arms_of(3), 2) == 0
-    names = {task.name: task.after for task in tasks_of(arms_of(1), parted=1)}
-    real, defects = "the real images of d", "d, seed 0, defects"
-    assert names == {real: (), defects: (real,), "d, seed 0, patchcore": (defects,), "d, seed 0, padim": (defects,)}
-    names = [task.name for task in tasks_of(arms_of(3), parted=1)]
-    assert names == [real, "d, seed 0", "d, seed 1", "d, seed 2, defects", "d, seed 2, patchcore", "d, seed 2, padim"]
+
+
+def test_every_lot_of_defects_of_a_parted_portion_is_a_task_before_its_detectors() -> None:
+    names = {task.name: task.after for task in tasks_of(plan_of(), arms_of(1), parted=1)}
+    real, seed = "the real images of d", "d, seed 0"
+    assert names == {real: (), f"{seed}, patchcore": (real,), f"{seed}, padim": (real,)}
+    taught = arms_of(1, ("perlin", "head"), ("displace", "select"))
+    names = {task.name: task.after for task in tasks_of(plan_of(), taught, parted=1)}
+    lots = tuple(f"{seed}, defects, {lot}" for lot in ("perlin", "displace", "those that watch"))
+    expected = dict.fromkeys(lots, (real,)) | dict.fromkeys((f"{seed}, patchcore", f"{seed}, padim"), (real, *lots))
+    assert names == {real: (), **expected}
+    names = [task.name for task in tasks_of(plan_of(), arms_of(3, ("perlin", "weight")), parted=1)]
+    lots = [f"d, seed 2, defects, {lot}" for lot in ("perlin", "those that watch")]
+    assert names == [real, "d, seed 0", "d, seed 1", *lots, "d, seed 2, patchcore", "d, seed 2, padim"]
 
 
 class Here(LocalEngine):
@@ -79,7 +90,8 @@ def contents(out: Path) -> dict[str, dict]:
 def test_parted_portions_give_the_same_records(plan, tiny_bench, tmp_path) -> None:
     run_bench(plan, tmp_path / "one")
     run_bench(plan, tmp_path / "parted", engine=Here(3))
-    assert seen[1:4] == ["disc, seed 0, defects", "disc, seed 0, patchcore", "disc, seed 0, padim"]
+    assert [name for name in seen if name.startswith("disc, seed 0")][-2:] == ["disc, seed 0, patchcore", "disc, seed 0, padim"]
+    assert "disc, seed 0, defects, perlin" in seen
     assert contents(tmp_path / "one") == contents(tmp_path / "parted")
     assert not (tmp_path / "parted" / ".bench-cache").exists()
 
