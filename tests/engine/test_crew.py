@@ -50,8 +50,9 @@ def chore(state, argument):
     return os.getpid(), len(state), argument
 """
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
 sys.path.insert(0, sys.argv[1])
 import chores
 from aoi.engine import crew

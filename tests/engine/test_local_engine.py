@@ -72,7 +72,8 @@ def test_a_dead_process_is_a_sentence_and_a_remedy() -> None:
 
 
 SLEEPERS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
 from pathlib import Path
 from aoi.engine.local import LocalEngine
 from aoi.engine.work import Task, Work
