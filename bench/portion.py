@@ -46,7 +46,7 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
         real = next(iter(tests.values()))
         synth = {maker: _drawn(run, real, seed, shots, maker, cache) for maker in makers_of(run.plan, wanted)}
         probes = _probes(run, real, seed, shots, wanted, cache)
-        train = next(iter(tests.values())).train
+        train = real.train
         drawn = [images.features for images in (*synth.values(), *probes.values())]
         sizes = Sizes([train, *(real.test for real in tests.values()), *drawn], partial(_extract, run, cache))
         for detector in run.plan.detectors:

@@ -11,7 +11,7 @@ import copy
 import operator
 import threading
 from collections.abc import Callable, MutableMapping
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -234,8 +234,12 @@ def _is_plain(node: Any, parts: dict[str, nn.Module]) -> bool:
     """A convolution whose result nobody else reads, padded with a number of zeros."""
     if not (isinstance(node, fx.Node) and node.op == "call_module" and len(node.users) == 1 and len(node.args) == 1):
         return False
-    conv = parts[str(node.target)]
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+    return is_plain_convolution(parts[str(node.target)])
+
+
+def is_plain_convolution(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """A convolution and nothing else, padded with a number of zeros."""
+    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and isinstance(module.padding, tuple)
 
 
 def _reads_all(module: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from aoi.detect.boxes import Box, Window
-from aoi.detect.fused import ADDITIONS, CUTS, FusedConvolution
+from aoi.detect.fused import ADDITIONS, CUTS, FusedConvolution, is_plain_convolution
 
 WORTH_IT = 0.65
 """Share of the products of the whole above which the whole is computed, many images at once."""
@@ -226,15 +226,18 @@ def _step(node: fx.Node, modules: Mapping[str, nn.Module], reads: tuple[int, ...
         padding, stride, dilation, _ = module.how
         window = Window(_pair(module.weight.shape[2:]), _pair(stride), _pair(padding), _pair(dilation))
         return Step(reads, window, PackedConvolution(module), 0.0, module.weight.numel())
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and isinstance(module.padding, tuple):
-        window = Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding), _pair(module.dilation))
-        return Step(reads, window, _convolution(module), 0.0, module.weight.numel())
+    if is_plain_convolution(module):
+        return Step(reads, _window(module), _convolution(module), 0.0, module.weight.numel())
     if isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices:
-        window = Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding), _pair(module.dilation))
+        window = _window(module)
         return Step(reads, window, _pooling(window), -math.inf, 0)
     if isinstance(module, nn.ReLU) or node.target in CUTS:
         return Step(reads, _CELL, torch.relu, 0.0, 0)
     return Step(reads, _CELL, torch.add, 0.0, 0) if node.target in ADDITIONS and len(reads) == 2 else None
+
+
+def _window(module: nn.Conv2d | nn.MaxPool2d) -> Window:
+    return Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding), _pair(module.dilation))
 
 
 class PackedConvolution:

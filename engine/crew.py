@@ -19,6 +19,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Generic
 
+from aoi.engine.local import CORES, THREADS
 from aoi.engine.work import Argument, Result, State, Work
 from aoi.errors import BackendUnavailable
 
@@ -26,7 +27,7 @@ AHEAD = 2
 """Tasks a process has in its hands, so that none waits for the next."""
 _PATIENCE = 5.0
 """Seconds for all processes to finish what they do when the crew is dismissed."""
-_ONE = dict.fromkeys(("AOI_CORES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ONE = dict.fromkeys((CORES, *THREADS), "1")
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Work that streams through arrays of megabytes takes a twentieth less time; C libraries that do not know the word ignore it."""
 

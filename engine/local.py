@@ -20,7 +20,8 @@ from aoi.engine.work import Argument, Needs, Result, State, Task, Work
 from aoi.errors import BackendUnavailable
 
 CORES = "AOI_CORES"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that tell numeric libraries, when they are loaded, how many threads to use."""
 AHEAD = 8
 """Tasks that lie ready for each process, so that none waits for the next."""
 
@@ -60,7 +61,7 @@ class LocalEngine:
         pool: _Processes[Any, Any] = _Processes(executor)
         schedule: Schedule[Any, Future[Any], Any] = Schedule(pool, window=AHEAD * self.workers, retries=0, say=lambda text: None)
         try:
-            with _environment({} if self.threads is None else {name: str(self.threads) for name in (CORES, *_THREADS)}):
+            with _environment({} if self.threads is None else {name: str(self.threads) for name in (CORES, *THREADS)}):
                 yield from schedule.results(tasks, tick)
         except BaseException:
             teller.close()  # else every process would finish its task and the next that lies ready, for minutes after Ctrl-C

@@ -23,6 +23,7 @@ from speed.plan import START, Case, Point, aupro_case, coreset_case, padim_case,
 from speed.store import Store
 
 from aoi.data.provenance import git_commit
+from aoi.engine.local import THREADS
 
 MATRICES = {"coreset": coreset_case, "search": search_case, "padim": padim_case, "aupro": aupro_case}
 MEASURE = Path(__file__).with_name("speed") / "measure.py"
@@ -101,8 +102,7 @@ def expected(point: Point, side: str, store: Store) -> float:
 
 def measure(point: Point, side: str, args: argparse.Namespace) -> dict[str, Any]:
     """One measurement in a fresh process; a row to keep, or `failed` or `skipped` with the reason."""
-    threads = str(args.threads)
-    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    own = {**dict.fromkeys(THREADS, str(args.threads)), "HF_HUB_OFFLINE": "1"}
     # How waiting threads behave is left to each library, as it is for who runs it: on an idle machine sleeping ones would slow rivals down.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     command = [sys.executable, str(MEASURE), point.case, side, json.dumps({**point.values, **point.places}), args.device]

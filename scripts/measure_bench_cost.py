@@ -24,6 +24,7 @@ from typing import Any
 from aoi.bench.plan import Plan, load_plan
 from aoi.data.files import write_json
 from aoi.data.provenance import git_commit
+from aoi.engine.local import THREADS
 
 TARGET = 3.0
 
@@ -49,7 +50,7 @@ def environment(threads: int | None) -> dict[str, str]:
     """Nothing of an earlier measurement is found again."""
     found = {name: value for name, value in os.environ.items() if name != "AOI_CACHE"} | {"HF_HUB_OFFLINE": "1"}
     if threads is not None:
-        found |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        found |= dict.fromkeys(THREADS, str(threads))
     return found
 
 
