@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aoi.bench.arms import generator_slug, synth_name
-from aoi.bench.material.nearness import NearPair, named
 from aoi.data.files import read_json, write_json
+from aoi.data.nearness import NearPair, named
 from aoi.errors import DataError
 
 TRAIN, TEST = "train", "test"

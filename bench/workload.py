@@ -18,8 +18,8 @@ from aoi.bench.plan import Plan
 from aoi.bench.plan_options import REAL
 from aoi.bench.portion import WATCHING, makers_of
 from aoi.bench.scale import Step
+from aoi.data.defect_pairs import MANIFEST
 from aoi.data.sample import Dataset, Sample
-from aoi.synth.outfolder import MANIFEST
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from aoi.data.defect_pairs import MANIFEST
 from aoi.data.progress import Progress, rising, silent
 from aoi.data.sources import good_images, open_images
 from aoi.engine.work import Engine
@@ -16,7 +17,7 @@ from aoi.synth.batched import BatchGenerator, batch_size
 from aoi.synth.generate_report import GenerateReport, none_readable, report_on
 from aoi.synth.lots import batched_rows, remote_rows
 from aoi.synth.options import GenerateOptions
-from aoi.synth.outfolder import MANIFEST, Row, claim, complete, digest, finished_rows, journal, locked
+from aoi.synth.outfolder import Row, claim, complete, digest, finished_rows, journal, locked
 from aoi.synth.pool import Recipe, made_rows, one_thread
 from aoi.synth.preview import PREVIEW, write_preview
 from aoi.synth.registry import GeneratorSettings, create_generator

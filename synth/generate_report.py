@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aoi.data.defect_pairs import MANIFEST
 from aoi.errors import DataError
-from aoi.synth.outfolder import MANIFEST, Row
+from aoi.synth.outfolder import Row
 
 
 @dataclass(frozen=True, slots=True)

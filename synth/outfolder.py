@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from aoi.data.content import file_hash
+from aoi.data.defect_pairs import MANIFEST
 from aoi.data.files import append_jsonl, read_json, read_jsonl, unwritable, writable_folder, write_bytes, write_json, write_jsonl
 from aoi.data.images import png_bytes
 from aoi.data.locks import Hold, NoLocks, held
@@ -24,7 +25,6 @@ from aoi.synth.manifest import ManifestRow, Rejection
 from aoi.synth.paint import is_grey
 
 COMMAND = "synth generate"
-MANIFEST = "manifest.jsonl"
 JOURNAL = "manifest.partial.jsonl"
 META = "meta.json"
 _LOCK = ".lock"

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from aoi.data.content import pixel_hash
+from aoi.data.defect_pairs import MANIFEST
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_image, read_mask
 from aoi.data.layouts import open_dataset
 from aoi.errors import DataError
 from aoi.synth.diffusion.crop import square_around
-from aoi.synth.outfolder import MANIFEST
 
 _CONTEXT = 0.5
 """Surroundings on each side of a defect, in its extents."""

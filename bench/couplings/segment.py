@@ -24,8 +24,8 @@ from aoi.bench.couplings.segment_plan import Protocol
 from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
 from aoi.bench.heldout import folds_of, with_defects_on_both_sides
 from aoi.bench.ledger import identity_of
-from aoi.bench.material.leaks import check_choice
 from aoi.data.content import file_hashes
+from aoi.data.leaks import check_choice
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import resolve_device
 

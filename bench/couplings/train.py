@@ -9,7 +9,7 @@ import numpy as np
 
 from aoi.bench.anomalib.plan import TRAIN, objection
 from aoi.bench.couplings.group import UNTAUGHT, Group, Outcome, baseline, with_percentiles
-from aoi.bench.material.leaks import check_choice
+from aoi.data.leaks import check_choice
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Scores
 from aoi.errors import ConfigError

@@ -10,8 +10,6 @@ import numpy as np
 
 from aoi.bench.arms import NONE
 from aoi.bench.material.degrade import Degradation, degraded
-from aoi.bench.material.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
-from aoi.bench.material.nearness import NearPair, near_leak, near_pairs
 from aoi.bench.material.normal_images import normal_features
 from aoi.bench.material.taken import Parted, part
 from aoi.bench.material.truth import gaps
@@ -19,6 +17,8 @@ from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_mask, resize_mask
+from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
+from aoi.data.nearness import NearPair, near_leak, near_pairs
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import truth_masks

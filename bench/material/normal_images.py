@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from aoi.bench.material.leaks import Contents, check_learnt, check_normals, contents
 from aoi.bench.plan import Plan
 from aoi.data.content import file_hash
 from aoi.data.layouts import existing_folder
+from aoi.data.leaks import Contents, check_learnt, check_normals, contents
 from aoi.data.progress import Progress, silent
 from aoi.data.sources import good_images
 from aoi.detect.backbones import Backbone

@@ -12,15 +12,16 @@ from aoi.bench.arms import Arm
 from aoi.bench.axes import Stock
 from aoi.bench.heldout import folds_of
 from aoi.bench.ledger import identity_of
-from aoi.bench.material.elsewhere import Elsewhere, Pair
+from aoi.bench.material.elsewhere import Elsewhere
 from aoi.bench.material.images import RealImages, SynthImages, synth_images
-from aoi.bench.material.leaks import SHOWN, check_disjoint, check_learnt, check_traced, contents, learnt
-from aoi.bench.material.nearness import NearPair, near_leak, near_pairs, outside
 from aoi.bench.material.taken import take, write_taken
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.bench.plan_options import ORACLE_MASK, REAL
 from aoi.data.content import file_hashes
+from aoi.data.defect_pairs import Pair
 from aoi.data.images import read_mask, write_image
+from aoi.data.leaks import SHOWN, check_disjoint, check_learnt, check_traced, contents, learnt
+from aoi.data.nearness import NearPair, near_leak, near_pairs, outside
 from aoi.data.preview import draw_tile, spread
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
@@ -105,7 +106,7 @@ def near_learnt(real: RealImages, learnt_from: Mapping[str, Path]) -> tuple[Near
     """Near-duplicates of test images among the real images that a checkpoint learnt from, as far as these are still at hand.
 
     Args:
-        learnt_from: by the hash of their pixels, their files; see `aoi.bench.material.leaks.learnt`.
+        learnt_from: by the hash of their pixels, their files; see `aoi.data.leaks.learnt`.
     """
     there = [path for path in learnt_from.values() if path.is_file()]
     return near_pairs(real.test_contents.miniatures, contents(there).miniatures, real.good_contents.miniatures) if there else ()

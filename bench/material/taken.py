@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from aoi.bench.material.leaks import Contents
-from aoi.bench.material.nearness import near_pairs
 from aoi.bench.plan_options import RealPlan
 from aoi.data.content import file_hash
 from aoi.data.files import atomic_path
 from aoi.data.images import read_mask, write_mask
+from aoi.data.leaks import Contents
+from aoi.data.nearness import near_pairs
 from aoi.data.sample import Sample
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from aoi.bench.couplings.group import Fits, Group, Outcome
 from aoi.bench.heldout import cross_validate
 from aoi.bench.material.images import RealImages, SynthImages
-from aoi.bench.material.leaks import Contents
 from aoi.bench.plan import Plan
 from aoi.data.images import write_image, write_mask
+from aoi.data.leaks import Contents
 from aoi.data.sample import Sample
 from aoi.detect.backbones import Backbone, wrap
 from aoi.detect.detector import Detector, make_detector

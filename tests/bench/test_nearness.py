@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from aoi.bench.material.leaks import contents
-from aoi.bench.material.nearness import NEAR, SIDE, fine_structure, miniature, near_pairs, outside, similarities
 from aoi.bench.notes import TRAIN, Notes
 from aoi.data.images import read_image
 from aoi.data.layouts import open_dataset
+from aoi.data.leaks import contents
+from aoi.data.nearness import NEAR, SIDE, fine_structure, miniature, near_pairs, outside, similarities
 from aoi.synth.generate import GenerateOptions, iter_defects
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aoi.bench.material.nearness import NearPair
 from aoi.bench.notes import TRAIN, Notes
+from aoi.data.nearness import NearPair
 
 PORTIONS = [(0, 0), (1, 0), (1, 16)]
 

@@ -12,10 +12,10 @@ from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
 from aoi.bench.couplings.segmentation import Judged, Lessons, predicted, train_segmentation
 from aoi.bench.couplings.unet import PRIOR, UNet, focal_loss, pooled_maximum
 from aoi.bench.heldout import folds_of
-from aoi.bench.material.leaks import contents
 from aoi.bench.plan import Plan
 from aoi.bench.report.tables import facts, markdown_report, sentences
 from aoi.bench.run import run_bench
+from aoi.data.leaks import contents
 from aoi.errors import ConfigError, DataError
 
 TINY = {"side": 32, "width": 4, "epochs": 2, "steps": 2, "batch": 4}

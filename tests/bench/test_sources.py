@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from aoi.bench.material.elsewhere import read_elsewhere
-from aoi.bench.material.leaks import contents
 from aoi.bench.material.sources import dealt
 from aoi.bench.material.taken import part, take
 from aoi.bench.plan import Plan, load_plan, settings
@@ -22,6 +21,7 @@ from aoi.data.content import pixel_hash
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_image, read_mask, write_image, write_mask
 from aoi.data.layouts import open_dataset
+from aoi.data.leaks import contents
 from aoi.data.sample import Sample
 from aoi.errors import ConfigError, DataError
 from aoi.synth.generate import GenerateOptions, generate_dataset

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aoi.bench.material.nearness import miniature
 from aoi.data.content import file_hash, pixel_hash
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_image
+from aoi.data.nearness import miniature
 from aoi.data.progress import Progress, silent, tracked
 from aoi.data.sample import Sample
 from aoi.errors import DataError
@@ -33,7 +33,7 @@ class Contents:
     keys: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)
     """The hashes of each file."""
     miniatures: Mapping[Path, np.ndarray] = field(default_factory=dict)
-    """Of each readable file, for near-duplicates; see `aoi.bench.material.nearness.miniature`."""
+    """Of each readable file, for near-duplicates; see `aoi.data.nearness.miniature`."""
 
     def shared(self, other: Contents) -> list[tuple[Path, Path]]:
         """Pairs (file here, file there) of equal content, each pair once, sorted."""
