@@ -16,6 +16,7 @@ from aoi.data.layouts import open_dataset
 from aoi.data.placement import placement_findings
 from aoi.data.progress import Progress, silent, tracked
 from aoi.data.sample import GOOD, Dataset
+from aoi.data.truth import same_proportions
 from aoi.data.twins import exact_groups, near_twins
 from aoi.errors import DataError
 
@@ -117,8 +118,7 @@ def _mask_rules(dataset: Dataset, images: list[ImageFacts], masks: dict[Path, Ma
             continue
         where, image = inside(dataset, mask.path), inside(dataset, facts.sample.path)
         if mask.shape != facts.shape:
-            sizes = f"mask is {mask.shape[0]} x {mask.shape[1]}, its image {facts.shape[0]} x {facts.shape[1]}"
-            yield Finding("fatal", "size-mismatch", where, sizes, "export both at the same size and orientation", (image,))
+            yield _other_size(mask, facts, where, image)
         if mask.area == 0:
             hint = "draw the defect, or move the image to good"
             yield Finding("fatal", "empty-mask", where, "no pixel is marked, so the whole defect would count as good", hint, (image,))
@@ -131,6 +131,14 @@ def _mask_rules(dataset: Dataset, images: list[ImageFacts], masks: dict[Path, Ma
             message = f"{mask.faint} pixels are grey below 128 and do not count, {mask.area} are above"
             yield Finding("warning", "faint-mask", where, message, "save masks as 0 and 255, or as class indices up to 127", (image,))
     yield from _missing_masks(dataset)
+
+
+def _other_size(mask: MaskFacts, facts: ImageFacts, where: str, image: str) -> Finding:
+    sizes = f"mask is {mask.shape[0]} x {mask.shape[1]}, its image {facts.shape[0]} x {facts.shape[1]}"
+    if same_proportions(mask.shape, facts.shape):
+        hint = "export both at the same size, and outlines are as exact as they were drawn"
+        return Finding("warning", "size-mismatch", where, f"{sizes}: it is resized (nearest neighbour)", hint, (image,))
+    return Finding("fatal", "size-mismatch", where, sizes, "export both at the same size and orientation", (image,))
 
 
 def _missing_masks(dataset: Dataset) -> Iterator[Finding]:

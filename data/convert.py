@@ -12,11 +12,12 @@ import numpy as np
 
 from aoi.data.coco import annotations_of, read_coco
 from aoi.data.files import atomic_folder, write_json, write_text
-from aoi.data.images import read_image, read_mask, write_mask
+from aoi.data.images import read_image, write_mask
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
 from aoi.data.sample import GOOD, Dataset
+from aoi.data.truth import own_mask
 from aoi.data.yolo import label_lines
 from aoi.errors import ConfigError, DataError
 
@@ -67,10 +68,11 @@ class _Entry:
         """HW bool; empty where there is none."""
         if self.mask is None:
             return np.zeros(shape, bool)
-        mask = read_mask(self.mask) if isinstance(self.mask, Path) else self.mask
-        if mask.shape != shape:
-            raise DataError(f"the mask of {self.path} is {mask.shape}, the image {shape}", hint="run aoi data check on the data set")
-        return mask
+        if isinstance(self.mask, Path):
+            return own_mask(self.path, self.mask, shape)
+        if self.mask.shape != shape:
+            raise DataError(f"the mask of {self.path} is {self.mask.shape}, the image {shape}", hint="run aoi data check on the data set")
+        return self.mask
 
 
 def convert(dataset: Path, out: Path, layout: Layout, *, progress: Progress = silent) -> ConvertReport:

@@ -24,15 +24,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder cannot be written (read-only, full, not a folder).
     """
-    path = Path(path)
+    with _replacing(Path(path)) as (part, handle):
+        os.close(handle)
+        yield part
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
+    """As `atomic_path`, with the descriptor of the file, open for writing, which the caller closes."""
     part = _beside(path)
     try:
-        os.close(_created(part))
+        handle = _created(part)
     except OSError as error:
         raise unwritable(path, error) from error
     placed = False
     try:
-        yield part
+        yield part, handle
         os.replace(part, path)
         placed = True
     except OSError as error:
@@ -138,20 +145,8 @@ def writable_folder(path: Path) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file, or nothing; as `atomic_path`, with half of its calls to the system."""
-    path = Path(path)
-    part = _beside(path)
-    placed = False
-    try:
-        with os.fdopen(_created(part), "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-        placed = True
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        if not placed:
-            with contextlib.suppress(OSError):
-                part.unlink()
+    with _replacing(Path(path)) as (_, handle), os.fdopen(handle, "wb") as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:

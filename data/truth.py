@@ -40,6 +40,28 @@ def truth_mask(image: Path, mask: Path, size: tuple[int, int]) -> np.ndarray:
     return resize_mask(found, size)
 
 
+def own_mask(image: Path, mask: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The mask of an image at the image's own size, HW bool (nearest neighbour).
+
+    Args:
+        image, mask: their files.
+        size: height and width of the image; None to look at its header, and to leave the mask as it is where that says neither.
+
+    Raises:
+        DataError: as `truth_mask`.
+    """
+    found = read_mask(mask)
+    size = size or _shape_of(image)
+    _check(image, mask, size, found.shape)
+    return found if size is None else resize_mask(found, size)
+
+
+def same_proportions(mask: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether a mask's height and width are those of a smaller or larger copy of its image, as far as whole pixels allow."""
+    scale = max(mask) / max(image)
+    return all(abs(one - scale * other) <= max(1, scale) for one, other in zip(mask, image, strict=True))
+
+
 def check_proportions(samples: Iterable[Sample]) -> None:
     """Look at the headers of images and masks alone, before any work is done; files that cannot be read are left to whoever reads them.
 
@@ -52,11 +74,7 @@ def check_proportions(samples: Iterable[Sample]) -> None:
 
 
 def _check(image: Path, mask: Path, its: tuple[int, ...] | None, mine: tuple[int, ...] | None) -> None:
-    """A mask may be a smaller or larger copy, as far as whole pixels allow."""
-    if its is None or mine is None or mine == its:
-        return
-    scale = max(mine) / max(its)
-    if any(abs(one - scale * other) > max(1, scale) for one, other in zip(mine, its, strict=True)):
+    if its is not None and mine is not None and not same_proportions(mine, its):
         raise DataError(
             f"the mask {mask} is {mine[0]} x {mine[1]} pixels, its image {image} {its[0]} x {its[1]}: it marks another place",
             hint="export both at the same size and orientation (other sizes of the same proportions serve); `aoi data check` lists all",

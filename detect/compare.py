@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from aoi.data.files import read_json, writable_folder, write_json, write_text
-from aoi.data.images import read_image, read_mask, write_image
+from aoi.data.images import read_image, write_image
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
+from aoi.data.truth import own_mask
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.overlay import caption, draw_overlay, side_by_side
 from aoi.detect.predictor import Predictor
@@ -118,7 +119,7 @@ def example_samples(source: Dataset) -> list[tuple[str, Sample]]:
     if not source.test:
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
     good = [sample for sample in source.test if not sample.is_anomalous]
-    areas = [(int(read_mask(sample.mask_path).sum()), sample) for sample in source.test if sample.mask_path is not None]
+    areas = [(int(own_mask(sample.path, sample.mask_path).sum()), sample) for sample in source.test if sample.mask_path is not None]
     areas.sort(key=lambda item: (item[0], item[1].key))
     chosen = [("good", good[i]) for i in _spread(len(good), EXAMPLES)]
     for heading, centre in (("mild", 0.0), ("medium", 0.5), ("severe", 1.0)):
@@ -139,12 +140,12 @@ def _draw(
     for i, (heading, sample) in enumerate(examples):
         progress("pictures", i, len(examples))
         image = read_image(sample.path)
-        truth = read_mask(sample.mask_path) if sample.mask_path else None
+        truth = own_mask(sample.path, sample.mask_path, (image.shape[0], image.shape[1])) if sample.mask_path else None
         panels = [caption(image, f"{heading}: {sample.label}", alarm=sample.is_anomalous)]
         for row, predictor in zip(rows, predictors, strict=True):
-            found = predictor.predict([image])[0]
-            picture = draw_overlay(image, found.anomaly_map, predictor.thresholds, regions=found.regions.mask, truth=truth)
-            text = f"{row['run']} {'NG' if found.is_anomaly else 'OK'} {found.score:.2f}/{predictor.thresholds.image_threshold:.2f}"
+            found, thresholds = predictor.predict([image])[0], predictor.facts.thresholds
+            picture = draw_overlay(image, found.anomaly_map, thresholds, regions=found.regions.mask, truth=truth)
+            text = f"{row['run']} {'NG' if found.is_anomaly else 'OK'} {found.score:.2f}/{thresholds.image_threshold:.2f}"
             panels.append(caption(picture, text, alarm=found.is_anomaly))
         path = folder / f"{i:02d}_{heading}_{sample.label}_{sample.path.stem}.png"
         write_image(path, side_by_side(panels))

@@ -9,24 +9,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from aoi.data.images import read_hashed_image, read_mask, write_image, write_mask
+from aoi.data.images import read_hashed_image, write_image, write_mask
 from aoi.data.sample import Sample
+from aoi.data.truth import own_mask
 from aoi.detect.overlay import caption, draw_overlay
-from aoi.detect.verdict import BadImage, Prediction, Thresholds
+from aoi.detect.verdict import BadImage, Facts, Prediction
 from aoi.errors import DataError
 
 
 class Looker(Protocol):
     """A fitted detector that can be shown images, whatever it runs on."""
 
-    model: str
-    category: str
-    run_id: str
-    thresholds: Thresholds
-    fingerprint: str
-    """Changes with the detector and its thresholds."""
-    batch: int
-    """Images it likes at once."""
+    facts: Facts
     workers: int
     """Threads that may show it images."""
 
@@ -65,25 +59,26 @@ class Desk:
         return [each if isinstance(each, BadImage) else self._write(part, *each, next(predictions)) for part, each in loaded]
 
     def _write(self, part: Part, image: np.ndarray, sha256: str, prediction: Prediction) -> dict[str, Any]:
-        sample, thresholds = part.sample, self.looker.thresholds
+        sample, facts = part.sample, self.looker.facts
         mask_path = self.out / "masks" / f"{part.name}.png"
         write_mask(mask_path, prediction.regions.mask)
         overlay_path = self.out / "overlays" / f"{part.name}.jpg" if self.overlays else None
         if overlay_path is not None:
-            truth = read_mask(sample.mask_path) if sample is not None and sample.mask_path is not None else None
-            picture = draw_overlay(image, prediction.anomaly_map, thresholds, regions=prediction.regions.mask, truth=truth)
-            text = f"{'NG' if prediction.is_anomaly else 'OK'}  {prediction.score:.3f} / {thresholds.image_threshold:.3f}"
+            picture = draw_overlay(
+                image, prediction.anomaly_map, facts.thresholds, regions=prediction.regions.mask, truth=_truth(sample, image)
+            )
+            text = f"{'NG' if prediction.is_anomaly else 'OK'}  {prediction.score:.3f} / {facts.thresholds.image_threshold:.3f}"
             write_image(overlay_path, caption(picture, text, alarm=prediction.is_anomaly))
         return {
             "image_path": str(part.path),
             "image_sha256": sha256,
-            "model": self.looker.model,
-            "category": self.looker.category,
+            "model": facts.model,
+            "category": facts.category,
             "image_size": list(image.shape[:2]),
             "gt_label": sample.label if sample is not None else None,
             "pred_score": prediction.score,
-            "image_threshold": thresholds.image_threshold,
-            "pixel_threshold": thresholds.pixel_threshold,
+            "image_threshold": facts.thresholds.image_threshold,
+            "pixel_threshold": facts.thresholds.pixel_threshold,
             "label": "NG" if prediction.is_anomaly else "OK",
             "is_anomaly": prediction.is_anomaly,
             "num_defects": len(prediction.regions.regions),
@@ -92,6 +87,16 @@ class Desk:
             "mask_path": str(mask_path),
             "overlay_path": None if overlay_path is None else str(overlay_path),
         }
+
+
+def _truth(sample: Sample | None, image: np.ndarray) -> np.ndarray | None:
+    """Where the defect is said to be; None where nothing is said, or nothing that fits: parts are inspected whatever their masks are."""
+    if sample is None or sample.mask_path is None:
+        return None
+    try:
+        return own_mask(sample.path, sample.mask_path, (image.shape[0], image.shape[1]))
+    except DataError:
+        return None
 
 
 def _load(path: Path) -> tuple[np.ndarray, str] | BadImage:

@@ -15,10 +15,10 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Sample
 from aoi.data.sources import open_images
 from aoi.detect.desk import Part
-from aoi.detect.inspectors import Facts, Inspectors, Runtime, inspectors
+from aoi.detect.inspectors import Inspectors, Runtime, inspectors
 from aoi.detect.journal import JOURNAL, Journal
 from aoi.detect.measure import Stopwatch
-from aoi.detect.verdict import BadImage
+from aoi.detect.verdict import BadImage, Facts
 from aoi.errors import DataError
 
 

@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from aoi.detect.desk import Desk, Found, Looker, Part
-from aoi.detect.verdict import Thresholds
+from aoi.detect.verdict import Facts
 from aoi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,20 +25,6 @@ MANY = 100
 """Images for each process, at least: about as many are inspected while it starts."""
 _FOOTPRINT = 300 * 2**20
 """Bytes a process holds beside the export, whose files it holds a few times over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a record says of the detector."""
-
-    model: str
-    category: str
-    run_id: str
-    thresholds: Thresholds
-    fingerprint: str
-    """Changes with the detector and its thresholds."""
-    batch: int
-    """Images it likes at once."""
 
 
 class Inspectors(Protocol):
@@ -77,7 +64,7 @@ def inspectors(
     from aoi.engine.work import Work
 
     # Threads wait for each other: for Python's lock, for memory, inside the runtime.
-    with Crew(Work(partial(_open, run, runtime, arithmetic, 1), _perform), processes, _facts) as crew:
+    with Crew(Work(partial(_open, run, runtime, arithmetic, 1), _perform), processes, attrgetter("facts")) as crew:
         yield _Processes(crew)
 
 
@@ -97,10 +84,6 @@ def _open(run: Path, runtime: Literal["openvino", "onnx"], arithmetic: str, work
     from aoi.detect.runtime.predictor import RuntimePredictor
 
     return RuntimePredictor(run, runtime, arithmetic=arithmetic, workers=workers)
-
-
-def _facts(looker: Looker) -> Facts:
-    return Facts(looker.model, looker.category, looker.run_id, looker.thresholds, looker.fingerprint, looker.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +115,7 @@ class _Processes:
 class _Threads:
     def __init__(self, looker: Looker) -> None:
         self._looker = looker
-        self.facts = _facts(looker)
+        self.facts = looker.facts
 
     def inspect(self, parts: Sequence[Part], out: Path, *, overlays: bool) -> Iterator[Found]:
         """See `Inspectors`; reading, looking and writing overlap."""

@@ -12,10 +12,11 @@ from aoi.data.images import resize_image
 from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
 from aoi.detect.run_folder import RunFolder, load_detector
-from aoi.detect.verdict import Judge, Prediction, Thresholds
+from aoi.detect.verdict import Facts, Judge, Prediction
 
 READERS = 3
 """Images are read and results written by this many threads; the network itself is one at a time and has its own."""
+_BATCH = 8
 
 
 class Predictor:
@@ -25,7 +26,6 @@ class Predictor:
         run: a finished run folder.
         device: `auto`, `cpu`, `cuda`.
         exact_search: search exactly, whatever the run was fitted with.
-
         compiled: compile the backbone; the first images take their time, the others less.
 
     Raises:
@@ -33,19 +33,18 @@ class Predictor:
         ModelError: not a finished run, or a torn file in it.
     """
 
-    batch = 8
     workers = READERS
 
     def __init__(self, run: Path, *, device: str = "auto", exact_search: bool = False, compiled: bool = False) -> None:
         folder = RunFolder(run)
         self.config = folder.read_config()
-        self.model, self.category, self.run_id = self.config.model, self.config.category, run.resolve().name
-        self.thresholds: Thresholds = folder.read_thresholds()
-        self.fingerprint = str(folder.read_meta()["created_at"]) + str(self.thresholds) + (" exact" if exact_search else "")
-        self._judge = Judge(self.thresholds, self.config.min_area, self.config.max_area)
+        thresholds = folder.read_thresholds()
+        fingerprint = str(folder.read_meta()["created_at"]) + str(thresholds) + (" exact" if exact_search else "")
+        self.facts = Facts(self.config.model, self.config.category, run.resolve().name, thresholds, fingerprint, _BATCH)
+        self._judge = Judge(thresholds, self.config.min_area, self.config.max_area)
         self._detector, self._backbone = load_detector(folder, device=device, exact_search=exact_search)
         if compiled:
-            self._backbone = self._backbone.with_compilation(self.batch)
+            self._backbone = self._backbone.with_compilation(_BATCH)
         self._turn = threading.Lock()
 
     def scores(self, images: Sequence[np.ndarray]) -> Scores:

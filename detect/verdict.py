@@ -37,6 +37,20 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What a record says of the detector."""
+
+    model: str
+    category: str
+    run_id: str
+    thresholds: Thresholds
+    fingerprint: str
+    """Changes with the detector and its thresholds."""
+    batch: int
+    """Images it likes at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class BadImage:
     """An image that could not be used, and why."""
 

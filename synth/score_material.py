@@ -10,8 +10,9 @@ import numpy as np
 from aoi.data.content import pixel_hash
 from aoi.data.defect_pairs import MANIFEST
 from aoi.data.files import read_jsonl
-from aoi.data.images import read_image, read_mask
+from aoi.data.images import read_image, read_mask, resize_mask
 from aoi.data.layouts import open_dataset
+from aoi.data.truth import same_proportions
 from aoi.errors import DataError
 from aoi.synth.diffusion.crop import square_around
 
@@ -48,7 +49,10 @@ def read_pictures(root: Path, size: int, most: int, seed: int) -> Pictures:
     for which in chosen:
         sample = samples[which]
         image, mask = read_image(sample.path), read_mask(sample.mask_path)
-        if mask.shape != image.shape[:2] or not mask.any():
+        if not same_proportions(mask.shape, image.shape[:2]):
+            continue
+        mask = resize_mask(mask, (image.shape[0], image.shape[1]))
+        if not mask.any():
             continue
         square = square_around(mask, context=_CONTEXT, resolution=size, grid=4)
         images.append(square.cut(image))

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from aoi.data.files import read_json
 from aoi.data.images import resize_image
 from aoi.detect.runtime.export_folder import ExportFolder, Manifest
-from aoi.detect.verdict import Judge, Prediction
+from aoi.detect.verdict import Facts, Judge, Prediction
 from aoi.errors import ConfigError
 
 Runtime = Literal["openvino", "onnx"]
@@ -57,14 +57,14 @@ class RuntimePredictor:
                 if self.manifest.format == "torchscript"
                 else f"use --runtime {self.manifest.format}",
             )
-        self.model, self.category, self.run_id = self.manifest.model, self.manifest.category, self.manifest.run_id
-        self.thresholds = folder.read_thresholds()
+        thresholds = folder.read_thresholds()
         self.workers = workers or processors()
-        self._judge = Judge(self.thresholds, self.manifest.min_area, self.manifest.max_area)
+        self._judge = Judge(thresholds, self.manifest.min_area, self.manifest.max_area)
         self._engine = open_engine(folder, self.manifest, arithmetic=arithmetic, workers=self.workers)
         self.arithmetic = self._engine.arithmetic
-        self.batch = max(CHUNK, self._engine.batch)
-        self.fingerprint = str(read_json(folder.manifest).get("created_at")) + str(self.thresholds) + runtime + self.arithmetic
+        fingerprint = str(read_json(folder.manifest).get("created_at")) + str(thresholds) + runtime + self.arithmetic
+        batch = max(CHUNK, self._engine.batch)
+        self.facts = Facts(self.manifest.model, self.manifest.category, self.manifest.run_id, thresholds, fingerprint, batch)
         # Every thread has images of its own; threads inside OpenCV and NumPy would only stand in their way: a third of the rate.
         cv2.setNumThreads(1)
         threadpool_limits(1, "blas")

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from aoi.data.images import read_image, read_mask
+from aoi.data.images import read_image
 from aoi.data.progress import Progress, silent
-from aoi.errors import DataError
+from aoi.data.truth import own_mask
 from aoi.synth.training.split import RealDefect
 from aoi.synth.training.wording import CLEAN, caption, place_of, severity_of
 
@@ -69,9 +69,8 @@ def read_defects(defects: Sequence[RealDefect], captions: Captions | None = None
     """Decode real defects with their words, places and severities, and their own captions where `captions` has them."""
     pictures = []
     for defect in defects:
-        image, mask = read_image(defect.path), read_mask(defect.mask_path)
-        if mask.shape != image.shape[:2]:
-            raise DataError(f"{defect.mask_path} is not of its image's size", hint="run aoi data check on the data set")
+        image = read_image(defect.path)
+        mask = own_mask(defect.path, defect.mask_path, (image.shape[0], image.shape[1]))
         if mask.any():
             found = captions.find(defect.path) if captions is not None else None
             sentence = "" if found is None else str(found.prompt)

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 
 from aoi.data.content import pixel_hash
-from aoi.data.images import read_image, read_mask
+from aoi.data.images import read_image
 from aoi.data.layouts import open_dataset
+from aoi.data.truth import own_mask
 from aoi.errors import ConfigError, DataError
 
 Part = Literal["train", "validation", "held-back"]
@@ -81,7 +82,7 @@ def real_defects(root: Path) -> tuple[RealDefect, ...]:
     masked = [(path, mask, word) for path, mask, word in found if mask is not None]
     if not masked:
         raise DataError(f"{root} has no real defects with masks to learn from", hint="add test/<type> and ground_truth/<type> images")
-    outlines = [_outline(read_mask(mask)) for _, mask, _ in masked]
+    outlines = [_outline(own_mask(path, mask)) for path, mask, _ in masked]
     groups = _groups([path.stem for path, _, _ in masked], [word for _, _, word in masked], outlines)
     return tuple(RealDefect(path, mask, word, group) for (path, mask, word), group in zip(masked, groups, strict=True))
 

@@ -163,7 +163,7 @@ def test_a_run_loads_its_graph_or_is_searched_exactly(report: FitReport, monkeyp
     assert isinstance(loaded.bank, GraphBank)
     assert type(exact.bank) is MemoryBank
     np.testing.assert_array_equal(loaded.state()["memory_bank"], exact.state()["memory_bank"])
-    assert Predictor(report.run, device="cpu").fingerprint != Predictor(report.run, device="cpu", exact_search=True).fingerprint
+    assert Predictor(report.run, device="cpu").facts.fingerprint != Predictor(report.run, device="cpu", exact_search=True).facts.fingerprint
 
 
 def test_without_the_library_a_run_says_what_to_do(report: FitReport, parts: Path, tmp_path: Path, without_faiss) -> None:

@@ -76,7 +76,7 @@ def test_parity_is_measured_and_small(runs: dict[str, Path], tmp_path: Path, nam
     pytest.importorskip(library)
     report = export_run(runs[name], kind, tmp_path / "export")
     exact = [each for each in report.parity if each.arithmetic == "fp32"]
-    top = Predictor(runs[name], device="cpu").thresholds.pixel_threshold
+    top = Predictor(runs[name], device="cpu").facts.thresholds.pixel_threshold
     assert exact
     assert all(each.map_max_error < 2e-4 * top and each.score_max_error < 2e-4 * top for each in exact)
     assert all(each.verdicts_changed == 0 and each.num_images == 5 for each in exact)
@@ -104,7 +104,7 @@ def test_half_weights_halve_the_file(runs: dict[str, Path], tmp_path: Path, kind
     pytest.importorskip(library)
     full, half = (export_run(runs["padim"], kind, tmp_path / precision, precision=precision) for precision in ("fp32", "fp16"))
     assert half.size_mb < 0.6 * full.size_mb
-    assert half.parity[0].map_max_error < 0.02 * Predictor(runs["padim"], device="cpu").thresholds.pixel_threshold
+    assert half.parity[0].map_max_error < 0.02 * Predictor(runs["padim"], device="cpu").facts.thresholds.pixel_threshold
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ def test_in_bfloat16_the_network_looks_along_the_directions(parts: Path, openvin
 
 def test_an_interrupted_inspection_of_another_arithmetic_starts_anew(openvino_export: Path) -> None:
     one, two = (RuntimePredictor(openvino_export, "openvino", arithmetic=each) for each in ("fp32", "auto"))
-    assert (one.fingerprint == two.fingerprint) == (one.arithmetic == two.arithmetic)
+    assert (one.facts.fingerprint == two.facts.fingerprint) == (one.arithmetic == two.arithmetic)
 
 
 def damage(folder: Path, kind: str) -> None:
