@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from aoi.detect.backbones import Backbone, load_backbone
 from aoi.detect.calibration import (
     IMAGE_PERCENTILE,
     PIXEL_PERCENTILE,
+    Expected,
     GoodScores,
+    expected_of,
     good_scores,
     thresholds_from,
 )
 from aoi.detect.detector import Detector, detector_family, make_detector
 from aoi.detect.features import BATCH, FeatureSet, extract
+from aoi.detect.known_defects import find_defects, read_defects
 from aoi.detect.logs import log_fit
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import COMMAND, RunConfig, RunFolder, save_detector, write_config, write_meta
@@ -56,6 +60,8 @@ class FitOptions:
     """Fields of the detector's options model."""
     seed: int = 0
     threshold_source: ThresholdSource = "crossval"
+    defects: Path | None = None
+    """Known defects with masks, between which and held-out good images the thresholds lie; None for percentiles of good images."""
     image_percentile: float = IMAGE_PERCENTILE
     pixel_percentile: float = PIXEL_PERCENTILE
     min_area: int = 0
@@ -82,6 +88,8 @@ class FitReport:
     resumed: bool
     search: SearchQuality | None
     """What an approximate search misses; None where the search is exact."""
+    expected: Expected | None = None
+    """What the thresholds would have done to what they were chosen on; None where no defects are known."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; the thresholds at the top level, as in `evaluate`."""
@@ -96,6 +104,8 @@ class FitReport:
             "image_threshold": self.thresholds.image_threshold,
             "pixel_threshold": self.thresholds.pixel_threshold,
             "threshold_source": self.thresholds.source,
+            "num_defects": self.thresholds.num_defects,
+            "expected": None if self.expected is None else asdict(self.expected),
             "seconds": self.seconds,
             "images_per_s": self.num_train / features,
             "peak_memory_mb": self.peak_memory_mb,
@@ -109,7 +119,9 @@ class FitReport:
         lines = [
             f"{self.model} on {self.category}: {self.num_train} good images, backbone {self.backbone} ({self.backbone_source})",
             f"image threshold {self.thresholds.image_threshold:.4g}, pixel threshold {self.thresholds.pixel_threshold:.4g} "
-            f"({self.thresholds.source}, {self.thresholds.num_images} good images)",
+            f"({self.thresholds.source}, {self.thresholds.num_images} good images"
+            + (f" and {self.thresholds.num_defects} known defects)" if self.thresholds.num_defects else ")"),
+            *([] if self.expected is None else [self.expected.summary()]),
             *([] if self.search is None else [self.search.summary()]),
             "already fitted with these settings" if self.resumed else f"fitted in {self.seconds['total']:.1f} s",
             f"run folder: {self.run}",
@@ -138,8 +150,9 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     template = make_detector(options.model, options.options, layers=backbone.layers, seed=options.seed, device=backbone.device)
     config = _resolved(source, backbone, template.options, options)
     folder = RunFolder(out or _default_folder(config))
-    fingerprint = dataset_fingerprint(source)
-    kept = _finished(folder, config, fingerprint, backbone, overwrite=options.overwrite)
+    listed = None if options.defects is None else find_defects(options.defects, source, seed=options.seed, progress=progress)
+    inputs = {"dataset": dataset_fingerprint(source)} | ({} if listed is None else {"defects": listed.fingerprint})
+    kept = _finished(folder, config, inputs, backbone, overwrite=options.overwrite)
     if kept is not None:
         return kept
     writable_folder(folder.root)
@@ -151,21 +164,24 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
         raise DataError(
             f"only {len(features)} readable good images in {source.root}", hint="`aoi data check` lists what is wrong with the rest"
         )
+    defects = None if listed is None else read_defects(listed, features, backbone, cache=folder.cache, progress=progress)
     watch.lap("features")
     detector = _fresh(config, backbone)
     detector.fit(features, progress=progress)
     watch.lap("fit")
     good = good_scores(
-        lambda: _fresh(config, backbone), detector, features, source=config.threshold_source, seed=config.seed, progress=progress
-    )
+        lambda: _fresh(config, backbone), detector, features, source=config.threshold_source, seed=config.seed, defects=defects,
+        progress=progress,
+    )  # fmt: skip
     thresholds = thresholds_from(good, image_percentile=config.image_percentile, pixel_percentile=config.pixel_percentile)
     watch.lap("thresholds")
     _write(folder, detector, backbone, thresholds, good, features)
     report = FitReport(
         folder.root, config.model, config.category, backbone.name, backbone.source, len(features), thresholds,
-        watch.seconds(), peak_memory_mb(), extraction.bad, resumed=False, search=good.search,
+        watch.seconds(), peak_memory_mb(), (*extraction.bad, *(() if defects is None else defects.bad)), resumed=False, search=good.search,
+        expected=expected_of(good, thresholds),
     )  # fmt: skip
-    _declare_whole(folder, report, config, backbone, fingerprint)
+    _declare_whole(folder, report, config, backbone, inputs)
     return report
 
 
@@ -183,6 +199,7 @@ def _resolved(source: Dataset, backbone: Backbone, checked: Any, options: FitOpt
         seed=options.seed,
         options=checked.model_dump(),
         threshold_source=options.threshold_source,
+        defects=None if options.defects is None else str(options.defects.resolve()),
         image_percentile=options.image_percentile,
         pixel_percentile=options.pixel_percentile,
         min_area=options.min_area,
@@ -199,7 +216,7 @@ def _default_folder(config: RunConfig) -> Path:
     return Path("runs") / config.model / config.category / run_id
 
 
-def _finished(folder: RunFolder, config: RunConfig, fingerprint: str, backbone: Backbone, *, overwrite: bool) -> FitReport | None:
+def _finished(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str], backbone: Backbone, *, overwrite: bool) -> FitReport | None:
     """The report of the run that is there already, None when there is work to do.
 
     Raises:
@@ -214,7 +231,7 @@ def _finished(folder: RunFolder, config: RunConfig, fingerprint: str, backbone: 
     if not folder.meta.is_file():
         return None
     meta = folder.read_meta()
-    same = folder.read_config() == config and meta.get("inputs", {}).get("dataset") == fingerprint
+    same = folder.read_config() == config and meta.get("inputs", {}) == inputs
     if not same or meta.get("backbone", {}).get("fingerprint") != backbone.fingerprint:
         raise ConfigError(f"{folder.root} holds a run with other settings or data", hint="choose another --out, or add --overwrite")
     skipped = tuple(BadImage(Path(row["image_path"]), row["reason"]) for row in meta["skipped"])
@@ -222,6 +239,7 @@ def _finished(folder: RunFolder, config: RunConfig, fingerprint: str, backbone: 
         folder.root, config.model, config.category, backbone.name, backbone.source, meta["num_train"], folder.read_thresholds(),
         meta["seconds"], meta["peak_memory_mb"], skipped, resumed=True,
         search=SearchQuality(**meta["search"]) if meta.get("search") else None,
+        expected=Expected(**meta["expected"]) if meta.get("expected") else None,
     )  # fmt: skip
 
 
@@ -238,11 +256,11 @@ def _write(
     log_fit(folder.root / "logs", np.asarray(good.scores.image_scores), thresholds)
 
 
-def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, backbone: Backbone, fingerprint: str) -> None:
-    meta = provenance(COMMAND, seed=config.seed, inputs={"dataset": fingerprint})
+def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, backbone: Backbone, inputs: dict[str, str]) -> None:
+    meta = provenance(COMMAND, seed=config.seed, inputs=inputs)
     compiled = backbone.compiled is not None and backbone.compiled.failure is None
     meta |= {"backbone": backbone_identity(backbone), "compiled": compiled, "threshold_source": config.threshold_source}
     details = report.as_dict()
-    meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped", "search")}
+    meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped", "search", "expected")}
     write_meta(folder, meta)
     shutil.rmtree(folder.cache, ignore_errors=True)

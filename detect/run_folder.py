@@ -38,6 +38,8 @@ class RunConfig(StrictModel):
     seed: int
     options: dict[str, Any]
     threshold_source: ThresholdSource
+    defects: str | None = None
+    """The folder of known defects that the thresholds lie below."""
     image_percentile: float = Field(gt=0, le=100)
     pixel_percentile: float = Field(gt=0, le=100)
     min_area: int = Field(0, ge=0)

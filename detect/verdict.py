@@ -30,6 +30,8 @@ class Thresholds:
     """Good images behind the estimate."""
     map_median: float
     """Median map value on those images: the cold end of heat maps, for pictures only."""
+    num_defects: int = 0
+    """Known defects behind the estimate, which then lies between them and good images; 0 where the percentiles decide."""
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `thresholds.json`."""

@@ -30,6 +30,10 @@ def fit(
     search: Annotated[str | None, typer.Option(help="PatchCore: exact, or hnsw (approximate, measured; needs aoi[faiss]).")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Any other detector option, KEY=VALUE; may be repeated.")] = None,
     threshold_source: Annotated[str, typer.Option(help="crossval, holdout or train.")] = "crossval",
+    defects: Annotated[
+        Path | None,
+        typer.Option(help="Known defects with masks, invented or real: thresholds between them and held-out good images."),
+    ] = None,
     min_area: Annotated[int, typer.Option(help="Smallest region reported, pixels.")] = 0,
     max_area: Annotated[int | None, typer.Option(help="Largest region reported, pixels.")] = None,
     seed: Seed = 0,
@@ -49,7 +53,7 @@ def fit(
     options = FitOptions(
         model=model, backbone=backbone, weights=weights, precision=precision, compile=compiled, image_size=size_of(image_size),
         layers=names_of(layers), options=detector_options(option, coreset_ratio=coreset_ratio, dims=dims, search=search), seed=seed,
-        device=device, overwrite=overwrite, threshold_source=source, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
+        device=device, overwrite=overwrite, threshold_source=source, defects=defects, min_area=min_area, max_area=max_area,  # type: ignore[arg-type]
     )  # fmt: skip
     with progress_bars() as progress:
         report = fit_run(dataset, out, options, progress=progress)

@@ -24,38 +24,19 @@ from aoi.bench.couplings.weighting import weight
 from aoi.bench.material.images import SynthImages
 from aoi.configs.strict import validated
 from aoi.data.progress import Progress, silent
+from aoi.detect.calibration import between
 from aoi.detect.detector import Scores
 from aoi.detect.head import QUANTILES, WEIGHTS, Fusion, Head, HeadOptions, fit_fusion, train_head
 from aoi.detect.head_training import good_ground
-from aoi.metrics.ranking import f1_max, roc_curve
 
 
 def calibrate(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     """Thresholds between held-out good images and held-out synthetic defects; maps and scores stay the detector's own.
 
-    The image threshold has the largest share of defects found minus good parts rejected (Youden's J); the pixel threshold the largest
-    pixel F1 on the synthetic images. Both rules see synthetic truth only.
+    The rule is that of `aoi detect fit --defects`, and sees synthetic truth only.
     """
-    good, drawn, images = group.held_out.good, group.held_out.synth[generator], group.synth[generator]
-    image = youden_threshold(drawn.image_scores, good.image_scores)
-    pixel = strictly_below(f1_max(drawn.maps, images.masks).threshold, drawn.maps)
+    image, pixel = between(group.held_out.good, group.held_out.synth[generator], group.synth[generator].masks)
     return Outcome(group.test.maps, group.test.image_scores, image, pixel, {"image_threshold": image, "pixel_threshold": pixel})
-
-
-def youden_threshold(defective: np.ndarray, good: np.ndarray) -> float:
-    """The threshold t with the largest share of `defective > t` minus share of `good > t`, midway between two scores."""
-    scores = np.concatenate([defective, good])
-    curve = roc_curve(scores, np.arange(len(scores)) < len(defective))
-    best = int(np.argmax(curve.rate - curve.fpr))
-    return strictly_below(float(curve.thresholds[best]), scores) if best else float(scores.max())
-
-
-def strictly_below(threshold: float, scores: np.ndarray) -> float:
-    """Midway between `threshold` and the next lower score, so that `score > result` means `score >= threshold`."""
-    lower = scores[scores < threshold]
-    below = float(lower.max()) if lower.size else threshold - 1.0
-    middle = (below + threshold) / 2
-    return middle if below <= middle < threshold else below
 
 
 def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aoi.bench.arms import Arm
-from aoi.bench.couplings.rules import strictly_below, youden_threshold
 from aoi.bench.measure import pixel_f1
 from aoi.bench.results import aggregate
 from aoi.data.images import write_image
 from aoi.data.leaks import check_learnt, check_sources, contents
+from aoi.detect.calibration import strictly_below, youden_threshold
 from aoi.errors import DataError
 
 scores = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
