@@ -79,7 +79,7 @@ class OpenVinoEngine:
         """Raw maps n×H×W float32 and raw image scores n float64 of n×H×W×3 uint8 RGB, n at most `batch`."""
         request, count = self._request(), len(images)
         full = images if count == self.batch else np.concatenate([images, np.repeat(images[-1:], self.batch - count, axis=0)])
-        request.infer([np.ascontiguousarray(full)], share_inputs=True)
+        request.infer([np.ascontiguousarray(full)], share_inputs=True, share_outputs=True)  # or every output is copied
         if self._search is not None:
             anomaly_map, score = self._after_features([tensor.data for tensor in request.output_tensors])
             return anomaly_map[None], np.array([score])
