@@ -144,13 +144,18 @@ def at_thresholds(rows: Mapping[str, Row]) -> str:
     )
 
 
-def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
-    """What the arm that only sets thresholds does to escapes and overkill: the one that decides best."""
+def best_thresholds(finished: Finished, dataset: str, detector: str) -> dict[str, Row] | None:
+    """The rows, by metric, of the arm that sets nothing but thresholds and decides best; None where there is none."""
     arms = [by_metric(finished, row) for row in invented(finished.headline(dataset, detector, MAIN)) if row["coupling"] == "calibrate"]
     known = [found for found in arms if all(name in found and found[name]["value"] is not None for name in RATES)]
-    if not known:
+    return min(known, key=lambda found: sum(found[name]["value"] for name in RATES)) if known else None
+
+
+def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
+    """What that arm does to escapes and overkill."""
+    best = best_thresholds(finished, dataset, detector)
+    if best is None:
         return ""
-    best = min(known, key=lambda found: sum(found[name]["value"] for name in RATES))
     (missed, misses), (cost, costs) = ((100 * best[name]["baseline"], 100 * best[name]["value"]) for name in RATES)
     if (missed, cost) == (misses, costs):
         return ""

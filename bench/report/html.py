@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from aoi.bench.plan import COUPLINGS
+from aoi.bench.report.adoption import adoptions
 from aoi.bench.report.answer import answers, overall, warnings
 from aoi.bench.report.choices import Chosen, by_arm, choices
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key
@@ -30,6 +31,7 @@ def html_report(finished: Finished) -> str:
         ("Images that changed most", pictures(finished)),
         ("The invented defects", sheets(finished)),
         ("What the couplings are, and what they chose", _choices(finished)),
+        ("To the line", _adopted(finished)),
         ("Every metric", "".join(_everything(finished, name) for name in finished.datasets)),
         ("How it was made", _environment(finished)),
     ]
@@ -102,6 +104,14 @@ def _choices(finished: Finished) -> str:
         parts.append(f"<h3>{escape(coupling)}</h3><p>{escape(COUPLINGS.get(coupling, ''))}</p>{_chosen_table(finished, found)}")
         parts.append(figures(ranking_figures(finished, found)))
     return "".join(parts)
+
+
+def _adopted(finished: Finished) -> str:
+    """The commands that make a detector of what was found."""
+    return "".join(
+        f"<h3>{escape(each.dataset)}, {escape(each.detector)}</h3><p>{escape(each.why)}</p><pre>{escape(chr(10).join(each.commands))}</pre>"
+        for each in adoptions(finished)
+    )
 
 
 def _chosen_table(finished: Finished, found: list[Chosen]) -> str:

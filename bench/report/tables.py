@@ -11,6 +11,7 @@ from typing import Any
 from aoi.bench.anomalib.plan import left_out
 from aoi.bench.arms import CONDITION
 from aoi.bench.plan import COUPLINGS
+from aoi.bench.report.adoption import adoptions
 from aoi.bench.report.answer import sentences, warnings
 from aoi.bench.report.choices import by_arm, choices
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key, plain
@@ -119,6 +120,10 @@ def markdown_report(finished: Finished) -> str:
         ]
         lines.append("")
     lines += [*_markdown_choices(finished), ""]
+    taken = adoptions(finished)
+    lines += ["## To the line", ""] if taken else []
+    for each in taken:
+        lines += [f"{each.dataset}, {each.detector}: {each.why}", "", *(f"    {command}" for command in each.commands), ""]
     return "\n".join([*lines, "Made again by:", "", f"    {command_of(finished)}", ""])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aoi.bench.arms import CONDITION
+from aoi.bench.report.adoption import adoptions
 from aoi.bench.report.answer import answers, sentences
 from aoi.bench.report.choices import choices
 from aoi.bench.report.data import Finished, plain, read_finished
@@ -31,6 +32,7 @@ def json_report(finished: Finished) -> str:
         "answers": told,
         **kept,
         "choices": chosen,
+        "adoptions": [each.as_dict() for each in adoptions(finished)],
         "environment": dict(finished.meta),
         "command": command_of(finished),
     }

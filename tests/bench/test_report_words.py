@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aoi.bench.couplings.segment_plan import LEAKING
+from aoi.bench.report.adoption import adoptions
 from aoi.bench.report.answer import answers, overall, parts, sentences, warnings
 from aoi.bench.report.charts import forest, forest_range, scatter, step_chart
 from aoi.bench.report.choices import Chosen, anything, by_arm, rankings
@@ -252,3 +253,53 @@ def test_names_and_shares_stay_short():
     assert generator_name("/data/made/elsewhere/seas") == "…/elsewhere/seas"
     assert [parts(share) for share in (12.4, 2.5, 3.0, 0.0, 99.7, 100.0)] == ["12", "2.5", "3", "0", "99.7", "100"]
     assert anything({"pixel_threshold": 2.0, "values": np.ones(2)}) == ""
+
+
+PLAN = {
+    "seeds": [0, 1],
+    "datasets": ["/parts/my tile/tile"],
+    "weights": "w.safetensors",
+    "image_size": 256,
+    "options": {"padim": {"dims": 100}},
+    "select": {"image_score": "one-class"},
+}
+PICK = {"strides": None, "options": {"dims": 200}, "image_size": 320, "sigma": 2.0, "ground": "none", "validation": 0.9}
+
+
+def chosen(*picks):
+    """A finished run with one arm of `select`, which picked these settings seed by seed."""
+    arm = row("select", 0.05, 0.01, "helps")
+    cell = tuple(arm[name] for name in ("dataset", "detector", "generator", "coupling", "amount"))
+    records = {(*cell, seed): {"details": {"chosen": pick}} for seed, pick in enumerate(picks)}
+    return Finished(Path("x"), {"arms": [arm], "plan": PLAN, "types": []}, {}, records)
+
+
+def test_settings_chosen_at_every_seed_can_be_taken_over():
+    (found,) = adoptions(chosen(PICK, {**PICK, "validation": 0.8}))
+    assert found.commands == (
+        "aoi detect fit '/parts/my tile/tile' --model padim --weights w.safetensors --image-size 320 "
+        "--option dims=200 --option blur_sigma=2.0 --out RUN",
+    )
+    assert "0.700 → 0.750" in found.why
+    assert "not measured here" in found.why
+
+
+@pytest.mark.parametrize("other", [{"sigma": 4.0}, {"ground": "image"}, {"strides": [8]}])
+def test_settings_that_differ_or_that_no_run_can_have_are_not_offered(other):
+    assert not adoptions(chosen(PICK, {**PICK, **other}))
+    if "sigma" not in other:
+        assert not adoptions(chosen({**PICK, **other}, {**PICK, **other}))
+
+
+@pytest.mark.parametrize(("generator", "escapes", "offered"), [("perlin", 0.1, True), ("perlin", 0.5, False), ("folder:made", 0.1, False)])
+def test_thresholds_are_offered_where_they_decide_better_and_a_command_can_make_the_defects(generator, escapes, offered):
+    arms = [row("calibrate", 0.0, 0.0, "cannot tell", generator=generator)]
+    rates = [
+        row("calibrate", 0.0, 0.0, None, metric="escape_rate", baseline=0.4, value=escapes, generator=generator),
+        row("calibrate", 0.0, 0.0, None, metric="overkill_rate", baseline=0.0, value=0.05, generator=generator),
+    ]
+    found = adoptions(Finished(Path("x"), {"arms": [*arms, *rates], "plan": PLAN, "types": []}, {}, {}))
+    assert bool(found) == offered
+    if offered:
+        assert found[0].commands[0] == "aoi synth generate '/parts/my tile/tile' --generator perlin --count 40 --out DEFECTS"
+        assert found[0].commands[1].endswith("--option dims=100 --out RUN --defects DEFECTS")
