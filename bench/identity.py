@@ -11,7 +11,7 @@ import numpy as np
 
 from aoi.bench.ledger import identity_of
 from aoi.data.content import file_hashes
-from aoi.detect.feature_store import StoredMaps
+from aoi.detect.feature_store import JoinedMaps, StoredMaps
 from aoi.detect.features import FeatureSet
 
 
@@ -24,11 +24,20 @@ def features_identity(features: FeatureSet) -> str:
     parts: list[Any] = [list(features.image_size), [] if features.layers else file_hashes(features.paths)]
     for name, maps in features.layers.items():
         if isinstance(maps, StoredMaps):
-            rows = "" if maps.rows is None else hashlib.sha256(np.ascontiguousarray(maps.rows, np.int64).data).hexdigest()
-            parts.append([name, maps.path.parent.name, maps.path.name, list(maps.shape), rows])
+            parts.append([name, *_stored(maps)])
+        elif isinstance(maps, JoinedMaps):
+            parts.append([name, [_stored(each) for each in maps.parts], _digest(maps.which), _digest(maps.rows)])
         else:
             parts.append([name, list(maps.shape), hashlib.sha256(np.ascontiguousarray(maps).data).hexdigest()])
     return identity_of(parts)
+
+
+def _stored(maps: StoredMaps) -> list[Any]:
+    return [maps.folder.name, maps.path.name, list(maps.shape), "" if maps.rows is None else _digest(maps.rows)]
+
+
+def _digest(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows, np.int64).data).hexdigest()
 
 
 @functools.cache

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,10 @@ from aoi.bench.anomalib.plan import TRAIN, AnomalibPlan, model_of, objection
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
 from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
-from aoi.bench.plan_checks import check_candidates, check_detector_names, check_pairs
+from aoi.bench.plan_checks import check_candidates, check_detector_names, check_mixture, check_pairs, parts_of
 from aoi.bench.plan_options import (
     FOLDER,
+    MIXED,
     ORACLE_MASK,
     REAL,
     DiffusionPlan,
@@ -63,7 +63,7 @@ class Plan(Axes):
     detectors: tuple[str, ...] = Field(default=("patchcore", "padim"), min_length=1)
     folders: dict[str, Path] = Field(default={}, description="folders of defects made elsewhere, by the name they have among generators")
     generators: tuple[str, ...] = Field(
-        default=(NONE, "perlin", "cutpaste"), min_length=1, description="also real, oracle-mask, folder:PATH, or a name of folders"
+        default=(NONE, "perlin", "cutpaste"), min_length=1, description="also mixed, real, oracle-mask, folder:PATH, or a name of folders"
     )
     couplings: tuple[Coupling, ...] = Field(default=("calibrate", "head"), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -110,7 +110,9 @@ class Plan(Axes):
     @field_validator("generators")
     @classmethod
     def _generators(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return known_generators(names, also=(NONE, REAL, ORACLE_MASK, *info.data.get("folders", {})))
+        known_generators(names, also=(NONE, MIXED, REAL, ORACLE_MASK, *info.data.get("folders", {})))
+        check_mixture(names)
+        return names
 
     @field_validator("folders")
     @classmethod
@@ -118,7 +120,7 @@ class Plan(Axes):
         from aoi.synth.registry import generator_names
 
         for name in folders:
-            if name in (NONE, REAL, ORACLE_MASK, *generator_names()) or not re.fullmatch(r"\w[\w.-]*", name):
+            if name in (NONE, MIXED, REAL, ORACLE_MASK, *generator_names()) or not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(f"{name!r} cannot name a folder of defects: use letters, digits, - and _, and no generator's name")
         return folders
 
@@ -141,6 +143,10 @@ class Plan(Axes):
     def made_generators(self) -> tuple[str, ...]:
         """The generators that make something."""
         return tuple(name for name in self.generators if name != NONE)
+
+    def kinds(self, generator: str) -> tuple[str, ...]:
+        """Whose defects the arms of a generator get: its own, or of a mixture those of its parts in the plan's order."""
+        return parts_of(self.generators) if generator == MIXED else (generator,)
 
     @property
     def paints(self) -> bool:
@@ -195,14 +201,18 @@ class Plan(Axes):
         )
         return None if several else self.image_size
 
-    def watcher(self, generator: str) -> str | None:
-        """Whose defects may veto what an arm of `generator` chooses: the probe's first that are not of its own kind."""
-        return next((name for name in self.probe.generators if name != generator), None)
+    def watchers_of(self, generator: str) -> tuple[str, ...]:
+        """Whose defects may veto what an arm of `generator` chooses: the probe's first that are not of its own kind.
+
+        Of a mixture, which may give up one of its kinds for another, all of the probe; any of them may veto.
+        """
+        others = tuple(name for name in self.probe.generators if name != generator)
+        return others if generator == MIXED else others[:1]
 
     def watchers(self, arms: Iterable[Arm]) -> tuple[str, ...]:
         """Of all arms that are watched; each once."""
-        found = dict.fromkeys(self.watcher(arm.generator) for arm in arms if not arm.is_baseline and self.watched(arm.coupling))
-        return tuple(name for name in found if name is not None)
+        watched = dict.fromkeys(arm.generator for arm in arms if not arm.is_baseline and self.watched(arm.coupling))
+        return tuple(dict.fromkeys(name for generator in watched for name in self.watchers_of(generator)))
 
     def arms(self, dataset: str, detector: str, seed: int, stock: Stock = PLENTY) -> Iterator[Arm]:
         """Under each condition the baseline, then every generator with every coupling and amount that make sense for it.
@@ -259,40 +269,3 @@ def _as_list(key: str, value: Any) -> Any:
     if key in lists and isinstance(value, (str, Path, int)):
         return [part.strip() for part in str(value).split(",") if part.strip()]
     return value
-
-
-def settings(plan: Plan) -> Mapping[str, Any]:
-    """What decides an arm's numbers apart from the arm itself and its data: identity for resuming."""
-    chosen = plan.model_dump(mode="json")
-    for axis in (
-        *Axes.model_fields,
-        "datasets",
-        "detectors",
-        "generators",
-        "couplings",
-        "seeds",
-        "device",
-        "weights",
-        "backbone",
-        "precision",
-    ):
-        del chosen[axis]
-    chosen["count"] = plan.most
-    for name in ("segment", "anomalib", "probe", *OWN_OPTIONS):
-        del chosen[name]  # see `Plan.own_options`
-    for name in ("folders", "near_duplicates", *(() if plan.takes_out else ("real",))):
-        del chosen[name]  # the content of a folder decides, and its own arms alone
-    if plan.paints:
-        chosen["diffusion"]["checkpoint"] = _checkpoint(plan.diffusion.model)
-    else:
-        del chosen["diffusion"]
-    return chosen
-
-
-@functools.cache
-def _checkpoint(model: str | None) -> str:
-    """What tells one checkpoint from another of the same name."""
-    from aoi.synth.diffusion.catalogue import locate_model
-    from aoi.synth.diffusion.pipeline import fingerprint
-
-    return fingerprint(locate_model(model)[1])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aoi.bench.anomalib.plan import PREFIX, check_couplings, check_names, objection
+from aoi.bench.plan_options import MIXED
 
 OWN = ("patchcore", "padim")
 """The detectors of this package, whose code need not be imported to know their names."""
@@ -20,6 +21,32 @@ def check_pairs(detectors: Sequence[str], couplings: Sequence[str], generators: 
     """
     check_names(detectors)
     check_couplings(detectors, couplings, generators)
+
+
+def parts_of(generators: Sequence[str]) -> tuple[str, ...]:
+    """What a mixture is made of: the generators of a plan that draw defects here and need no checkpoint, in its order."""
+    from aoi.synth.registry import drawn_names
+
+    drawn = drawn_names()
+    return tuple(name for name in generators if name in drawn)
+
+
+def check_mixture(generators: Sequence[str]) -> None:
+    """Refuse a mixture of less than two.
+
+    Raises:
+        ValueError: saying what could be added.
+    """
+    parts = parts_of(generators)
+    if MIXED in generators and len(parts) < 2:
+        from aoi.synth.registry import drawn_names
+
+        there = f"{parts[0]} alone" if parts else "none"
+        more = ", ".join(name for name in drawn_names() if name not in parts)
+        raise ValueError(
+            f"{MIXED} is made of at least two drawn generators of the same plan, and this one has {there}; "
+            f"add {'one' if parts else 'two'} of {more} to generators, or leave {MIXED} out"
+        )
 
 
 def check_detector_names(named: Iterable[str], detectors: Sequence[str], *, where: str) -> None:

@@ -23,6 +23,8 @@ REAL = "real"
 """The generator that makes nothing: real defects taken out of the test, the upper bound."""
 ORACLE_MASK = "oracle-mask"
 """The generator that paints into the masks of those real defects."""
+MIXED = "mixed"
+"""The generator that makes nothing either: equal shares of what the plan's drawn generators made; see `aoi.bench.material.mixture`."""
 FOLDER = "folder:"
 """What a path to defects made elsewhere begins with."""
 
@@ -32,6 +34,8 @@ def known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> t
     from aoi.synth.registry import generator_names
 
     known = (*also, *generator_names())
+    if MIXED in names and MIXED not in also:
+        raise ValueError(f"{MIXED} makes no defects of its own and can only be among a plan's generators; name generators instead of it")
     for name in names:
         if name not in known and not (name.startswith(FOLDER) and name != FOLDER):
             near = difflib.get_close_matches(name, known, n=1)

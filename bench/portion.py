@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from aoi.bench.detectors import folds_for, fresh_detector
 from aoi.bench.heldout import cross_validate
 from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import RealImages, SynthImages
+from aoi.bench.material.mixture import Mixture, mixed_images
 from aoi.bench.material.probe import probe_folder, probe_images
 from aoi.bench.material.sizes import Sizes
 from aoi.bench.material.sources import Place, defects
 from aoi.bench.measure import arm_metrics
 from aoi.bench.plan import Plan
-from aoi.bench.plan_options import Candidate
+from aoi.bench.plan_options import MIXED, Candidate
 from aoi.bench.state import Run
 from aoi.detect.detector import Detector, detector_family
 from aoi.detect.features import FeatureSet, extract_features
@@ -48,6 +50,8 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
         probes = _probes(run, real, seed, shots, wanted, cache)
         train = real.train
         drawn = [images.features for images in (*synth.values(), *probes.values())]
+        if any(arm.generator == MIXED for arm in wanted):
+            synth[MIXED] = _mixed(run, real, synth, seed, shots)
         sizes = Sizes([train, *(real.test for real in tests.values()), *drawn], partial(_extract, run, cache))
         for detector in run.plan.detectors:
             arms = [arm for arm in wanted if arm.detector == detector]
@@ -59,10 +63,10 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
 
 
 def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
-    """The generators whose defects these arms need, the probe's left out."""
+    """The generators whose defects these arms need, of a mixture its parts; the probe's left out."""
     arms = list(arms)
     judges = plan.judges if any(arm.coupling == "head" for arm in arms) else ()
-    return list(dict.fromkeys([*(arm.generator for arm in arms if not arm.is_baseline), *judges]))
+    return list(dict.fromkeys([*(kind for arm in arms if not arm.is_baseline for kind in plan.kinds(arm.generator)), *judges]))
 
 
 def lots_of(plan: Plan, arms: Sequence[Arm]) -> list[str]:
@@ -84,6 +88,15 @@ def make_defects(run: Run, tests: Mapping[str, RealImages], seed: int, shots: in
             _probes(run, real, seed, shots, wanted, cache)
         else:
             _drawn(run, real, seed, shots, lot, cache)
+
+
+def _mixed(run: Run, real: RealImages, synth: Mapping[str, SynthImages], seed: int, shots: int) -> SynthImages:
+    """The mixture of what other generators drew."""
+    with run.timed(f"synth {MIXED}"):
+        folder = run.out / "synth" / real.name / MIXED / synth_name(seed, shots)
+        found = mixed_images(real, synth, run.plan.kinds(MIXED), run.plan.most, folder)
+        run.notes.keep(real.name, MIXED, (seed, shots), said=found.said)
+    return found
 
 
 def _drawn(run: Run, real: RealImages, seed: int, shots: int, generator: str, cache: Reading) -> SynthImages:
@@ -132,8 +145,11 @@ def _groups(
         scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
     with run.timed("held-out scores"):
         every = synth | {PROBE.format(name): images for name, images in probes.items()}
-        drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items()}
+        drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items() if name != MIXED}
         held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
+        if MIXED in synth:
+            mixed = Mixture.of(synth, run.plan.kinds(MIXED), run.plan.most).scores(held_out.synth)
+            held_out = replace(held_out, synth={**held_out.synth, MIXED: mixed})
     fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
     make = partial(_variant, run, detector, seed, sharing, sizes)
     return {

@@ -16,7 +16,9 @@ from aoi.bench.ledger import Ledger, identity_of
 from aoi.bench.material.elsewhere import Elsewhere
 from aoi.bench.material.normal_images import normals_identity
 from aoi.bench.notes import Notes
-from aoi.bench.plan import Plan, settings
+from aoi.bench.plan import Plan
+from aoi.bench.plan_identity import settings
+from aoi.bench.plan_options import MIXED
 from aoi.data.content import dataset_fingerprint
 from aoi.data.progress import Progress
 from aoi.data.sample import Dataset
@@ -85,5 +87,6 @@ def _arm_identity(run: Run, arm: Arm, fingerprint: str) -> str:
     own += [] if run.backbone.precision == "float32" else [run.backbone.precision, "from map to map"]
     own += [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
     own += [run.elsewhere[place].fingerprint] if (place := (arm.dataset, arm.generator)) in run.elsewhere else []
+    own += [list(run.plan.kinds(arm.generator))] if arm.generator == MIXED else []
     own += [] if arm.is_baseline or run.plan.drawn_size == run.plan.image_size else ["drawn at the size of the good image"]
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])

@@ -15,7 +15,7 @@ from aoi.bench.material.miniature import Miniature
 from aoi.bench.material.probe import probe_folder
 from aoi.bench.material.taken import take
 from aoi.bench.plan import Plan
-from aoi.bench.plan_options import REAL
+from aoi.bench.plan_options import MIXED, REAL
 from aoi.bench.portion import WATCHING, makers_of
 from aoi.bench.scale import Step
 from aoi.data.defect_pairs import MANIFEST
@@ -124,7 +124,8 @@ class Workload:
         """Fits, scores and couplings of a portion."""
         good, detectors = shots or len(self.dataset.train_good), len({arm.detector for arm in arms if model_of(arm.detector) is None})
         seen, mini = self._test(arms) + good + self._all(arms), self.mini
-        load = Load(learned=detectors * good / mini.train, scored=detectors * seen / mini.images, good=good, mapped=seen)
+        mixed = self.plan.most if any(arm.generator == MIXED for arm in arms) else 0  # copies of maps that its parts were scored for
+        load = Load(learned=detectors * good / mini.train, scored=detectors * seen / mini.images, good=good, mapped=seen + mixed)
         load.trained = {
             name: self._trained([arm for arm in arms if arm.detector == name], rates, good) for name, rates in self.rates.items()
         }

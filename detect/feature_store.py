@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,11 @@ class StoredMaps:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the file lies."""
+        return self.path.parent
 
     def __getitem__(self, part: slice) -> np.ndarray:
         each = math.prod(self.shape[1:])
@@ -73,6 +78,51 @@ class StoredMaps:
         """The images at `indices`, in that order; nothing is read."""
         rows = indices if self.rows is None else self.rows[indices]
         return StoredMaps(self.path, (len(rows), *self.shape[1:]), self.offset, rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JoinedMaps:
+    """Images of several files in one order, N×C×h×w float32; slices are read when they are asked for."""
+
+    parts: tuple[StoredMaps, ...]
+    """Maps of one shape but for how many they are."""
+    which: np.ndarray
+    """N int64, the part of each image."""
+    rows: np.ndarray
+    """N int64, which of its part's images it is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, h and w."""
+        return len(self.which), *self.parts[0].shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @property
+    def folder(self) -> Path:
+        """Where the first file lies."""
+        return self.parts[0].folder
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self._gathered(part, self.shape[1], lambda maps: maps[:])
+
+    def channels(self, part: slice, chosen: np.ndarray) -> np.ndarray:
+        """Some channels of the images in a slice; see `StoredMaps.channels`."""
+        return self._gathered(part, len(chosen), lambda maps: maps.channels(slice(None), chosen))
+
+    def _gathered(self, part: slice, depth: int, read: Callable[[StoredMaps], np.ndarray]) -> np.ndarray:
+        """n×`depth`×h×w, what `read` gives of each part's images among those of a slice."""
+        which, rows = self.which[part], self.rows[part]
+        found = np.empty((len(which), depth, *self.shape[2:]), np.float32)
+        for number in np.unique(which):
+            own = which == number
+            found[own] = read(self.parts[number].take(rows[own]))
+        return found
+
+    def take(self, indices: np.ndarray) -> JoinedMaps:
+        """The images at `indices`, in that order; nothing is read."""
+        return JoinedMaps(self.parts, self.which[indices], self.rows[indices])
 
 
 def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:

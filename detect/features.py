@@ -18,7 +18,7 @@ from aoi.data.images import read_image, resize_image
 from aoi.data.progress import Progress, silent
 from aoi.detect.backbones import Backbone
 from aoi.detect.derived import changes_of
-from aoi.detect.feature_store import FeatureWriter, StoredMaps, read_folder, written_folder
+from aoi.detect.feature_store import FeatureWriter, JoinedMaps, StoredMaps, read_folder, written_folder
 from aoi.detect.verdict import BadImage
 from aoi.errors import DataError
 
@@ -31,7 +31,7 @@ CACHE_SCHEMA = 2
 class FeatureSet:
     """Feature maps of some images at one size through one backbone."""
 
-    layers: Mapping[str, np.ndarray | StoredMaps]
+    layers: Mapping[str, np.ndarray | StoredMaps | JoinedMaps]
     """Layer name to N×C×h×w float32, finest grid first; on disk when it came from a cache."""
     image_size: tuple[int, int]
     """Height and width of the network's input, pixels."""
@@ -44,13 +44,13 @@ class FeatureSet:
     @property
     def folder(self) -> Path | None:
         """Where the maps lie if they are on disk."""
-        return next((maps.path.parent for maps in self.layers.values() if isinstance(maps, StoredMaps)), None)
+        return next((maps.folder for maps in self.layers.values() if not isinstance(maps, np.ndarray)), None)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> FeatureSet:
         """The images at `indices`, in that order; copies of what is in memory."""
         chosen = np.asarray(indices, dtype=np.int64)
         return FeatureSet(
-            {name: maps.take(chosen) if isinstance(maps, StoredMaps) else maps[chosen] for name, maps in self.layers.items()},
+            {name: maps[chosen] if isinstance(maps, np.ndarray) else maps.take(chosen) for name, maps in self.layers.items()},
             self.image_size,
             tuple(self.paths[i] for i in chosen),
         )
@@ -74,9 +74,32 @@ class FeatureSet:
             yield {name: torch.from_numpy(maps) for name, maps in found.items()}
 
 
-def _picked(maps: np.ndarray | StoredMaps, part: slice, chosen: np.ndarray) -> np.ndarray:
+def _picked(maps: np.ndarray | StoredMaps | JoinedMaps, part: slice, chosen: np.ndarray) -> np.ndarray:
     """Some channels of the images in a slice."""
-    return maps.channels(part, chosen) if isinstance(maps, StoredMaps) else maps[part][:, chosen]
+    return maps[part][:, chosen] if isinstance(maps, np.ndarray) else maps.channels(part, chosen)
+
+
+def joined(sets: Sequence[FeatureSet], which: np.ndarray, rows: np.ndarray) -> FeatureSet:
+    """Images of several sets in one order; of maps on disk nothing is read, others are copied.
+
+    Args:
+        sets: with the layers of the first, at its size.
+        which: N int64, the set of each image.
+        rows: N int64, which of its set's images it is.
+    """
+    layers = {name: _joined_maps([each.layers[name] for each in sets], which, rows) for name in sets[0].layers}
+    paths = tuple(sets[number].paths[row] for number, row in zip(which, rows, strict=True))
+    return FeatureSet(layers, sets[0].image_size, paths)
+
+
+def _joined_maps(parts: Sequence[np.ndarray | StoredMaps | JoinedMaps], which: np.ndarray, rows: np.ndarray) -> np.ndarray | JoinedMaps:
+    stored = tuple(maps for maps in parts if isinstance(maps, StoredMaps))
+    if len(stored) == len(parts):
+        return JoinedMaps(stored, which, rows)
+    found = np.empty((len(which), *parts[0].shape[1:]), np.float32)
+    for number, maps in enumerate(parts):
+        found[which == number] = maps[:][rows[which == number]]
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,6 +69,11 @@ def generator_names() -> tuple[str, ...]:
     return tuple(sorted({*_FACTORIES, *_HEAVY}))
 
 
+def drawn_names() -> tuple[str, ...]:
+    """Those of them that need no checkpoint, sorted."""
+    return tuple(name for name in generator_names() if name not in _HEAVY)
+
+
 def create_generator(name: str, settings: GeneratorSettings | None = None) -> Generator:
     """Build the generator `name`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
@@ -87,9 +87,9 @@ class Group:
     sharing: Sharing | None = None
     """Results that others share; None to compute everything anew."""
     probes: Mapping[str, SynthImages] = field(default_factory=dict)
-    """Defects that may veto, by generator; every arm sees all of its watcher's. Their scores are among the held-out ones as `PROBE`."""
-    watcher: str | None = None
-    """Which of them speaks in this arm."""
+    """Defects that may veto, by generator; every arm sees all of its watchers'. Their scores are among the held-out ones as `PROBE`."""
+    watchers: tuple[str, ...] = ()
+    """Which of them speak in this arm."""
     told: dict[tuple[object, ...], tuple[np.ndarray, Any]] = field(default_factory=dict)
     """What `of_good_maps` found; arms share it."""
 
@@ -105,15 +105,20 @@ class Group:
         return cast(T, self.told[what][1])
 
     @property
-    def probe(self) -> SynthImages | None:
-        """The defects that may veto in this arm; None where nothing watches it."""
-        return None if self.watcher is None else self.probes.get(self.watcher)
+    def watching(self) -> dict[str, SynthImages]:
+        """The defects that may veto in this arm, by generator; empty where nothing watches it."""
+        return {name: self.probes[name] for name in self.watchers if name in self.probes}
+
+    @property
+    def watching_fold_0(self) -> dict[str, SynthImages]:
+        """Those of them of which a defect lies on fold 0, which every arm holds out."""
+        fold = self.held_out.fold
+        return {name: images for name, images in self.watching.items() if images.masks[fold[images.sources] == 0].any()}
 
     @property
     def watched_by(self) -> str | None:
-        """The watcher, where a defect of it lies on fold 0, which every arm holds out."""
-        probe = self.probe
-        return self.watcher if probe is not None and probe.masks[self.held_out.fold[probe.sources] == 0].any() else None
+        """Their generators, in words."""
+        return told_watchers(self.watching_fold_0)
 
     def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
         """The result of `make`, unless another arm with equal inputs has it; see `Sharing.once`."""
@@ -135,12 +140,17 @@ class Group:
             fold = with_defects_on_both_sides(fold, synth[generator].sources)
         if fold is not self.held_out.fold:
             fits = replace(fits, fold=fold, partial=None)
-        held_out, watcher = HeldOut(self.held_out.good, scores, fold), self.plan.watcher(generator)
-        return replace(self, synth=synth, held_out=held_out, fits=fits, watcher=watcher)
+        held_out, watchers = HeldOut(self.held_out.good, scores, fold), self.plan.watchers_of(generator)
+        return replace(self, synth=synth, held_out=held_out, fits=fits, watchers=watchers)
 
     def kept(self, generator: str) -> np.ndarray:
         """Which of a generator's defects are held out with fold 0; int64."""
         return np.flatnonzero(self.held_out.fold[self.synth[generator].sources] == 0)
+
+
+def told_watchers(generators: Iterable[str]) -> str | None:
+    """As records name who watched: `displace`, `displace and perlin`; None for nobody."""
+    return " and ".join(generators) or None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

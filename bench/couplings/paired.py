@@ -6,8 +6,8 @@ judged on the same draws, so that what makes an image hard for both falls out of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,20 +49,32 @@ class Sight:
     gain: Gain
     tolerance: float
     """AUPRO@0.3 that may be lost."""
+    kind: str = ""
+    """The generator of those defects, where several watch."""
+
+    @property
+    def assured(self) -> float:
+        """What is gained for sure: one standard error below what was seen, where luck is known."""
+        return self.gain.value - (self.gain.error if np.isfinite(self.gain.error) else 0.0)
 
     @property
     def vetoed(self) -> bool:
-        """It may lose more than is tolerated: where luck is known, one standard error below what was seen.
+        """It may lose more than is tolerated.
 
         The burden is the change's: that no loss was seen does not say that there is none (a test for non-inferiority, with `tolerance`
         as its margin; Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority, 2010, chapter 1).
         """
-        luck = self.gain.error if np.isfinite(self.gain.error) else 0.0
-        return self.gain.value - luck < -self.tolerance
+        return self.assured < -self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return self.gain.as_dict() | {"vetoed": self.vetoed}
+        return self.gain.as_dict() | {"vetoed": self.vetoed} | ({"kind": self.kind} if self.kind else {})
+
+
+def worst(sights: Mapping[str, Sight]) -> Sight:
+    """Of what several generators' defects say, by generator, the one nearest to a veto, or farthest beyond it."""
+    kind, sight = min(sights.items(), key=lambda item: item[1].assured)
+    return replace(sight, kind=kind) if len(sights) > 1 else sight
 
 
 @dataclass(frozen=True, slots=True, eq=False)

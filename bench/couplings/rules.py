@@ -100,7 +100,7 @@ def _judges(group: Group, generator: str, trained: Head, good_logits: np.ndarray
     """Defects of the plan's judges on the good images of fold 0, and those images; the head's own teacher only where there is no other."""
     clean = group.held_out.good.maps[group.held_out.fold == 0]
     found = []
-    others = {name: group.kept(name) for name in group.plan.head.judges if name != generator}
+    others = {name: group.kept(name) for name in group.plan.head.judges if name not in group.plan.kinds(generator)}
     others = {name: kept for name, kept in others.items() if len(kept)}
     for name, kept in (others or {generator: group.kept(generator)}).items():
         images = group.synth[name]

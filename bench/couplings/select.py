@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.group import Group, Outcome, baseline, from_fold_0
+from aoi.bench.couplings.group import Group, Outcome, baseline, from_fold_0, told_watchers
 from aoi.bench.couplings.selection import Held, Material, Trials, agreement, patch_scores
 from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import SynthImages
@@ -27,12 +27,12 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
     defects = _held(group, group.synth[generator], kept)
     if not defects.masks.any():
         return replace(baseline(group), details={"unchanged": "no defect lies on the good images that are held out"})
-    probe = None if group.probe is None else _held(group, group.probe, kept)
+    probes = {name: _held(group, images, kept) for name, images in group.watching.items()}
     material = Material(
         real.train.take(np.flatnonzero(group.held_out.fold > _last(group))),
         Held(real.train.take(kept), np.zeros((len(kept), *defects.masks.shape[1:]), bool), kept, group.held_out.fold[kept]),
         defects,
-        probe if probe is not None and probe.masks.any() else None,
+        {name: probe for name, probe in probes.items() if probe.masks.any()},
         group.plan.probe.tolerance,
         group.seed,
     )
@@ -42,7 +42,7 @@ def select(group: Group, generator: str, progress: Progress = silent) -> Outcome
         "tried": trials.as_dicts(),
         "defects": len(defects.origins),
         "image_score": plan.image_score,
-        WATCHED_BY: None if material.probe is None else group.watcher,
+        WATCHED_BY: told_watchers(material.probes),
     }
     if plan.oracle:
         details |= _oracle(group, trials)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from aoi.bench.couplings.grounds import PatchScores, against
-from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, step_of
+from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, step_of, worst
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
@@ -50,8 +50,8 @@ class Material:
     """Good images held out: of one side where there are too few folds for two."""
     defects: Held
     """Invented defects on those."""
-    probe: Held | None = None
-    """Defects of structure on those, with a defective pixel among them; None where there is no veto."""
+    probes: Mapping[str, Held] = field(default_factory=dict)
+    """By generator, defects of other kinds on those, with a defective pixel among them; empty where there is no veto."""
     tolerance: float = 0.0
     """AUPRO@0.3 that a setting may lose on them."""
     seed: int = 0
@@ -155,11 +155,11 @@ class Trials:
         self.tried: list[Tried] = []
         self._name, self._make, self._once = name, make, once
         self._raw: dict[int, list[PatchScores]] = {}
-        judges = [each for each in (material.defects, material.probe) if each is not None]
+        judges = [material.defects, *material.probes.values()]
         self._step = 1 if min(plan.sigmas) < SMOOTH else min(step_of(each.masks) for each in judges)
-        self._panel, *watch = (_panel(material, each, self._step) for each in judges)
-        self._watch = watch[0] if watch else None
-        self._own: Judgement | None = None
+        self._panel = _panel(material, material.defects, self._step)
+        self._watch = {name: _panel(material, each, self._step) for name, each in material.probes.items()}
+        self._own: dict[str, Judgement] = {}
         grounds = tuple(ground for ground in plan.grounds if ground != "position" or material.good.sides.any())
         for number in range(len(self.candidates)):
             progress("select", number, len(self.candidates))
@@ -174,7 +174,7 @@ class Trials:
         """Judge one candidate with one smoothing."""
         material = self.material
         if number not in self._raw:
-            held = [each.features for each in (material.good, material.defects, material.probe) if each is not None]
+            held = [each.features for each in (material.good, material.defects, *material.probes.values())]
             self._raw[number] = patch_scores(self._make, self.candidates[number], material.train, *held)
         good, defects = (raw.smoothed(sigma, self._step) for raw in self._raw[number][:2])
         for ground in grounds:
@@ -190,18 +190,17 @@ class Trials:
             good: smoothed and thinned maps of the good images.
             clean: the same, set against `ground`.
         """
-        probe, watch = self.material.probe, self._watch
-        if probe is None or watch is None:
-            return None
+        material, found = self.material, dict[str, Sight]()
+        setting = [self._name, self.candidates[number].model_dump(mode="json"), sigma, ground, material.seed, self._step]
+        for raw, (name, probe) in zip(self._raw[number][2:], material.probes.items(), strict=True):
 
-        def judged() -> Judgement:
-            found = against(ground, self._raw[number][2].smoothed(sigma, self._step), probe.sides, good, self.material.good.sides)
-            return watch.judge(np.concatenate([found, clean]))
+            def judged(raw: PatchScores = raw, name: str = name, probe: Held = probe) -> Judgement:
+                maps = against(ground, raw.smoothed(sigma, self._step), probe.sides, good, material.good.sides)
+                return self._watch[name].judge(np.concatenate([maps, clean]))
 
-        setting = [self._name, self.candidates[number].model_dump(mode="json"), sigma, ground, self.material.seed, self._step]
-        seen = self._once("probe seen", [*setting, self.material.train, self.material.good.features, probe.features], judged)
-        self._own = self._own or seen
-        return Sight(seen.over(self._own), self.material.tolerance)
+            seen = self._once("probe seen", [*setting, material.train, material.good.features, probe.features], judged)
+            found[name] = Sight(seen.over(self._own.setdefault(name, seen)), material.tolerance)
+        return worst(found) if found else None
 
     def good(self) -> Scores:
         """Of the held-out good images with the picked setting."""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from aoi.detect.features import FeatureSet
+import numpy as np
+
+from aoi.detect.features import FeatureSet, joined
 
 Extract = Callable[[Sequence[Path], tuple[int, int]], FeatureSet]
 """Features of image files at a size (height, width), pixels."""
@@ -41,11 +43,14 @@ class Sizes:
         """
         if side is None or (side, side) == features.image_size:
             return features
-        numbers = {self._rows[path][0] for path in features.paths}
-        rows = [self._rows[path][1] for path in features.paths]
-        if len(numbers) != 1:
-            raise KeyError("the images are of several sets")
-        (number,) = numbers
+        places = np.array([self._rows[path] for path in features.paths], np.int64).reshape(-1, 2)
+        sets, which = np.unique(places[:, 0], return_inverse=True)
+        found = [self._at(int(number), side).only(tuple(features.layers)) for number in sets]
+        other = found[0].take(places[:, 1]) if len(found) == 1 else joined(found, which, places[:, 1])
+        return replace(other, image_size=features.image_size)
+
+    def _at(self, number: int, side: int) -> FeatureSet:
+        """One of the known sets at another size."""
         if (number, side) not in self._found:
             self._found[number, side] = self.extract(self.known[number].paths, (side, side))
-        return replace(self._found[number, side].only(tuple(features.layers)).take(rows), image_size=features.image_size)
+        return self._found[number, side]

@@ -100,7 +100,8 @@ def _probed(details: Details) -> str:
     if not seen:
         return ""
     luck = "" if seen["error"] is None else f" ± {seen['error']:.3f}"
-    return f", {seen['value']:+.3f}{luck} on the probe"
+    kind = f" ({seen['kind']}, where it stands worst)" if seen.get("kind") else ""
+    return f", {seen['value']:+.3f}{luck} on the probe{kind}"
 
 
 def _settings(picked: Mapping[str, Any]) -> str:

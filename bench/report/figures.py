@@ -9,7 +9,7 @@ from typing import Any
 
 from aoi.bench.arms import NONE
 from aoi.bench.couplings.segment_plan import LEAKING
-from aoi.bench.plan_options import FOLDER, REAL
+from aoi.bench.plan_options import FOLDER, MIXED, REAL
 from aoi.bench.report.charts import COLOURS, Series, forest, histogram, line_chart, scatter, step_chart
 from aoi.bench.report.choices import Chosen, rankings
 from aoi.bench.report.curves import Change, changes, curves, score_sets
@@ -263,6 +263,8 @@ def _sheet_words(finished: Finished, generator: str) -> str:
         return "real defects, taken out of the test; outlined, and close up"
     if generator.startswith(FOLDER) or generator in (finished.results["plan"].get("folders") or {}):
         return "defects made elsewhere; outlined, and close up"
+    if generator == MIXED:
+        return "good image, defect, and its mask; the first of those dealt in turn from the other generators"
     return "good image, defect, and its mask"
 
 

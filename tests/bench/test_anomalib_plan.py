@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from aoi.bench.anomalib.plan import LEARNERS, left_out, model_names, objection
-from aoi.bench.plan import Plan, settings
+from aoi.bench.plan import Plan
+from aoi.bench.plan_identity import settings
 from aoi.configs.strict import validated
 from aoi.errors import ConfigError
 

@@ -15,7 +15,8 @@ from aoi.bench.arms import Arm, Condition, cell_of, generator_slug
 from aoi.bench.axes import Stock
 from aoi.bench.heldout import with_defects_on_both_sides
 from aoi.bench.material.degrade import Degradation, degraded
-from aoi.bench.plan import load_plan, settings
+from aoi.bench.plan import load_plan
+from aoi.bench.plan_identity import settings
 from aoi.bench.report.curves import changes, curves, evidence_of
 from aoi.bench.report.data import read_finished
 from aoi.bench.report.figures import _with_interval

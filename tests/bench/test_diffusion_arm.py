@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from aoi.bench.plan import Plan, settings
+from aoi.bench.plan import Plan
+from aoi.bench.plan_identity import settings
 from aoi.bench.run import run_bench
 from aoi.data.content import pixel_hash
 from aoi.data.files import read_jsonl, write_jsonl

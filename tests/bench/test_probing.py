@@ -80,7 +80,7 @@ def watched(toy_group, ground):
             held_out=held_out,
             make=make,
             probes={} if seen is None else {"displace": seen},
-            watcher="displace",
+            watchers=("displace",),
         )
 
     return build
@@ -165,7 +165,7 @@ def test_a_vetoed_likelihood_ratio_is_left_out(watched, monkeypatch):
     assert heard.details["probe"]["vetoed"] is False
 
     class Against:
-        features, one_class = group.probe.features, group.held_out.synth[PROBE.format("displace")].maps
+        features, one_class = group.probes["displace"].features, group.held_out.synth[PROBE.format("displace")].maps
 
         def sight(self, maps, good):
             return Sight(Gain(-0.1, 0.01), 0.005)
@@ -240,7 +240,7 @@ def test_where_no_probe_lies_on_fold_0_nobody_watches(watched):
     moved = replace(group, held_out=replace(group.held_out, fold=np.where(group.held_out.fold == 0, 1, 0)))
     assert watch_of(moved) is None
     assert watch_of(replace(group, probes={})) is None
-    assert watch_of(replace(group, watcher="perlin")) is None
+    assert watch_of(replace(group, watchers=("perlin",))) is None
     assert (group.watched_by, moved.watched_by) == ("displace", None)
 
 
@@ -248,7 +248,7 @@ def test_amounts_leave_the_probe_whole(watched):
     group = watched("patchcore", TEXTURE, STRUCTURE, **TWO)
     few = group.with_first(6, "perlin")
     assert len(few.held_out.synth["perlin"].maps) == 6
-    assert len(few.held_out.synth[PROBE.format("displace")].maps) == len(few.probe.sources) == 24
+    assert len(few.held_out.synth[PROBE.format("displace")].maps) == len(few.probes["displace"].sources) == 24
     assert select(few, "perlin").details["defects"] <= 6
 
 
@@ -281,8 +281,10 @@ def test_a_run_draws_its_probe_on_fold_0_and_records_what_it_said(parts, small_p
 def test_a_plan_says_who_is_watched():
     plan = Plan.model_validate({"probe": {"generators": ["cutpaste"]}})
     assert [plan.watched(name) for name in ("select", "weight", "negative", "normals", "head", "calibrate")] == [True] * 4 + [False] * 2
-    assert [Plan().watcher(name) for name in ("perlin", "cutpaste", "folder:/somewhere", "displace")] == ["displace"] * 3 + ["perlin"]
-    assert plan.watcher("cutpaste") is None
+    others = ("perlin", "cutpaste", "folder:/somewhere", "displace")
+    assert [Plan().watchers_of(name) for name in others] == [("displace",)] * 3 + [("perlin",)]
+    assert plan.watchers_of("cutpaste") == ()
+    assert Plan().watchers_of("mixed") == ("displace", "perlin")
     assert Plan.model_validate({"probe": {"generators": ["cutpaste"]}, "head": {"weight": "auto"}}).watched("head")
     assert not Plan.model_validate({"probe": {"generators": []}}).watched("select")
 

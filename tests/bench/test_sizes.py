@@ -11,7 +11,7 @@ import pytest
 from aoi.bench.material.sizes import Sizes
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image
-from aoi.detect.features import FeatureSet
+from aoi.detect.features import FeatureSet, joined
 
 
 def made_up(names: str, side: int = 64) -> FeatureSet:
@@ -41,6 +41,20 @@ def test_a_set_is_brought_to_another_size_once_and_its_images_are_taken_from_it(
     assert sizes(train, None) is train
     assert sizes(train, 64) is train
     assert len(asked) == 2
+
+
+def test_images_of_several_sets_are_found_in_each_of_them() -> None:
+    sets = [made_up("abcd"), made_up("xy")]
+    asked = []
+
+    def extract(paths, size):
+        asked.append("".join(map(str, paths)))
+        return made_up("".join(map(str, paths)), size[0])
+
+    mixed = joined(sets, np.array([1, 0, 1]), np.array([1, 2, 0]))
+    found = Sizes(sets, extract)(mixed, 96)
+    assert found.layers["layer3"][0:3][:, 0, 0, 0].tolist() == [ord(name) * 96 for name in "ycx"]
+    assert (found.paths, found.image_size, asked) == (mixed.paths, (64, 64), ["abcd", "xy"])
 
 
 def test_images_that_nobody_knows_are_not_guessed_at() -> None:

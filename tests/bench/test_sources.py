@@ -13,7 +13,8 @@ import pytest
 from aoi.bench.material.elsewhere import read_elsewhere
 from aoi.bench.material.sources import dealt
 from aoi.bench.material.taken import part, take
-from aoi.bench.plan import Plan, load_plan, settings
+from aoi.bench.plan import Plan, load_plan
+from aoi.bench.plan_identity import settings
 from aoi.bench.plan_options import RealPlan
 from aoi.bench.report.writing import write_report
 from aoi.bench.run import run_bench

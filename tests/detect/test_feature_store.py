@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aoi.data.progress import silent
 from aoi.detect.detector import make_detector
 from aoi.detect.feature_store import StoredMaps, open_maps, read_folder, written_folder
-from aoi.detect.features import FeatureSet
+from aoi.detect.features import FeatureSet, joined
 from aoi.detect.patches import collected
 from aoi.errors import DataError
 
@@ -64,6 +64,29 @@ def test_chosen_channels_are_those_of_the_array(rng: np.random.Generator, tmp_pa
     maps.path.write_bytes(maps.path.read_bytes()[:-8])
     with pytest.raises(DataError, match="cut short"):
         maps.channels(slice(0, 7), chosen)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), start=st.integers(0, 12), length=st.integers(0, 12), on_disk=st.booleans())
+def test_joined_images_are_those_of_their_sets(tmp_path_factory, data: st.DataObject, start: int, length: int, on_disk: bool) -> None:
+    arrays = [np.arange(n * 6, dtype=np.float32).reshape(n, 3, 1, 2) + 1000 * n for n in (4, 7)]
+    sets = []
+    for number, array in enumerate(arrays):
+        layers = stored(tmp_path_factory.mktemp("maps") / "maps", {"layer1": array}) if on_disk else {"layer1": array}
+        sets.append(FeatureSet(layers, (8, 8), tuple(Path(f"{number}/{row}") for row in range(len(array)))))
+    dealt = data.draw(st.lists(st.sampled_from([(0, row) for row in range(4)] + [(1, row) for row in range(7)]), max_size=12))
+    which, rows = np.array(dealt, np.int64).reshape(-1, 2).T
+    wanted = np.array([arrays[number][row] for number, row in dealt], np.float32).reshape(-1, 3, 1, 2)
+    found = joined(sets, which, rows)
+    assert found.paths == tuple(Path(f"{number}/{row}") for number, row in dealt)
+    assert found.layers["layer1"].shape == wanted.shape
+    assert (found.folder is not None) is on_disk
+    np.testing.assert_array_equal(found.layers["layer1"][start : start + length], wanted[start : start + length])
+    chosen = np.array([0, 2])
+    for batch, expected in zip(found.batches(5, channels={"layer1": chosen}), range(0, len(dealt), 5), strict=True):
+        np.testing.assert_array_equal(batch["layer1"], wanted[expected : expected + 5][:, chosen])
+    turned = np.arange(len(dealt))[::-1]
+    np.testing.assert_array_equal(found.take(turned).only(["layer1"]).layers["layer1"][0 : len(dealt)], wanted[turned])
 
 
 def test_a_torn_file_is_not_taken_for_features(rng: np.random.Generator, tmp_path: Path) -> None:
