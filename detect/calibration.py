@@ -171,9 +171,8 @@ class Expected:
 
     def summary(self) -> str:
         """A line for people."""
-        return (
-            f"at it {self.escapes:.1%} of the known defects would pass, {self.overkill:.1%} of the good images be rejected (all held out)"
-        )
+        passed, rejected = f"{self.escapes:.1%} of the known defects", f"{self.overkill:.1%} of the good images"
+        return f"at this image threshold {passed} would pass and {rejected} be rejected, all scored by models that had not seen them"
 
 
 def expected_of(good: GoodScores, thresholds: Thresholds) -> Expected | None:
