@@ -104,14 +104,53 @@ def settle(image: np.ndarray, mixed: np.ndarray, allowed: np.ndarray) -> tuple[n
     mask = changed(image, mixed) & allowed
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
     whole = without_pinholes(closed > 0) & allowed
-    pinholes = whole & ~mask
     final = np.where(mask[..., None], mixed, image)
-    if pinholes.any():
-        under = image[pinholes].astype(np.int16)
-        lean = mixed[pinholes].astype(np.int16).sum(axis=1) - under.sum(axis=1)
-        step = np.where((lean < 0) & (under.min(axis=1) > CHANGE) | (under.max(axis=1) > 254 - CHANGE), -CHANGE - 1, CHANGE + 1)
-        final[pinholes] = np.clip(under + step[:, None], 0, 255).astype(np.uint8)
+    _nudge(final, image, mixed, whole & ~mask)
     return final, changed(image, final)
+
+
+def settle_within(
+    image: np.ndarray, mixed: np.ndarray, label: np.ndarray, allowed: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make picture and mask say the same where a change has no edge of its own: every pixel of a given label changes, no other does.
+
+    Inside the label, what changed too little to count is nudged as pinholes are. Outside it a change goes on, too little to count,
+    and is gone `width` pixels away: the label's outline would show if all of it were taken back.
+
+    Args:
+        image: HWC uint8, the source.
+        mixed: HWC uint8, the source with the defect.
+        label: HW bool; what is to be the mask.
+        allowed: HW bool; pixels that may change.
+        width: of the feather, pixels.
+
+    Returns:
+        The final image, its mask, and all pixels that differ at all: `mask == changed(image, final)`, the label within `allowed`.
+    """
+    label = label & allowed
+    final, solid = image.copy(), label.astype(np.uint8)
+    cv2.copyTo(mixed, solid, final)
+    _nudge(final, image, mixed, label & ~changed(image, mixed))
+    beyond = label.copy()
+    if label.any():
+        far = cv2.distanceTransform(1 - solid, cv2.DIST_L2, 3)
+        ring = np.nonzero((far > 0) & (far < width + 1) & allowed)
+        under = image[ring].astype(np.int16)
+        most = (np.float32(CHANGE) * (1 - far[ring] / np.float32(width + 1)))[:, None]
+        change = np.rint(np.clip(mixed[ring].astype(np.int16) - under, -most, most)).astype(np.int16)
+        final[ring] = (under + change).astype(np.uint8)
+        beyond[ring] = change.any(axis=1)
+    return final, label, beyond
+
+
+def _nudge(final: np.ndarray, image: np.ndarray, mixed: np.ndarray, where: np.ndarray) -> None:
+    """Change pixels by the least that counts, towards `mixed` where there is room, in place."""
+    if not where.any():
+        return
+    under = image[where].astype(np.int16)
+    lean = mixed[where].astype(np.int16).sum(axis=1) - under.sum(axis=1)
+    step = np.where((lean < 0) & (under.min(axis=1) > CHANGE) | (under.max(axis=1) > 254 - CHANGE), -CHANGE - 1, CHANGE + 1)
+    final[where] = np.clip(under + step[:, None], 0, 255).astype(np.uint8)
 
 
 def without_pinholes(mask: np.ndarray) -> np.ndarray:

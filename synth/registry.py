@@ -40,7 +40,7 @@ Factory = Callable[[GeneratorSettings], Generator]
 F = TypeVar("F", bound=Factory)
 
 _FACTORIES: dict[str, Factory] = {}
-_BUILT_IN = ("aoi.synth.perlin", "aoi.synth.cutpaste", "aoi.synth.displace")
+_BUILT_IN = ("aoi.synth.perlin", "aoi.synth.cutpaste", "aoi.synth.displace", "aoi.synth.shade")
 _HEAVY = {"diffusion": "aoi.synth.diffusion.generator"}
 """Generators whose module imports torch: known by name, imported when they are built."""
 

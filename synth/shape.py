@@ -90,7 +90,7 @@ def noise_shape(region: Region, area: int, rng: np.random.Generator, family: Fam
         allowed = allowed & (clear > 0) if (allowed & (clear > 0)).any() else allowed
     mask = highest(field, allowed, area)
     if family != "speckle":
-        mask = _without_dust(mask, max(2, area // 40))
+        mask = without_dust(mask, max(2, area // 40))
     return Shape(window, mask, family, 2 * short if family != "vein" else max(1.5, area / (4 * long)), angle)
 
 
@@ -163,7 +163,7 @@ def highest(field: np.ndarray, allowed: np.ndarray, area: int) -> np.ndarray:
     return mask
 
 
-def _without_dust(mask: np.ndarray, least: int) -> np.ndarray:
+def without_dust(mask: np.ndarray, least: int) -> np.ndarray:
     """`mask` without pieces of fewer than `least` pixels, unless nothing else is left."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= least

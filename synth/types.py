@@ -37,7 +37,7 @@ class SynthDefect:
     """One invented defect on one good image."""
 
     image: np.ndarray
-    """HWC uint8 RGB; equal to the source wherever `mask` is False."""
+    """HWC uint8 RGB; equal to the source wherever `mask`, and `repainted` where there is one, are False."""
     mask: np.ndarray
     """HW bool; the pixels that really changed (see `aoi.synth.blend.CHANGE`), not the pixels that were asked to."""
     provenance: Provenance

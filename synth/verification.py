@@ -44,7 +44,7 @@ _MARGIN = 12
 """Pixels around what changed that are looked at."""
 _MARGIN_OF_A_NETWORK = 48
 """The same where a network looks on: its first layers need room."""
-_FEATHER = 4
+FEATHER = 4
 """Pixels around the asked mask over which a generator may fade its change out."""
 
 
@@ -171,7 +171,7 @@ def _leakage(change: np.ndarray, asked: np.ndarray) -> float:
     total = float(change.sum(dtype=np.float64))
     if total == 0:
         return 0.0
-    far = cv2.distanceTransform((~asked).astype(np.uint8), cv2.DIST_L2, 3) > _FEATHER if asked.any() else np.ones_like(asked)
+    far = cv2.distanceTransform((~asked).astype(np.uint8), cv2.DIST_L2, 3) > FEATHER if asked.any() else np.ones_like(asked)
     return float(change[far].sum(dtype=np.float64)) / total
 
 

@@ -35,7 +35,8 @@ def run_ablation(
     datasets: Annotated[str | None, typer.Option(help="Data set folders; several with spaces or commas between them.")] = None,
     detectors: Annotated[str | None, typer.Option(help="patchcore,padim")] = None,
     generators: Annotated[
-        str | None, typer.Option(help="perlin,cutpaste,displace,mixed,diffusion,real,oracle-mask,folder:PATH (none is always the baseline)")
+        str | None,
+        typer.Option(help="perlin,cutpaste,displace,shade,mixed,diffusion,real,oracle-mask,folder:PATH (none is always the baseline)"),
     ] = None,
     couplings: Annotated[str | None, typer.Option(help="calibrate,head,select,negative,weight,normals,segment,train")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
