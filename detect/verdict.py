@@ -11,6 +11,8 @@ import numpy as np
 
 from aoi.detect.regions import Regions, find_regions
 
+_ROUNDING = 2.0**-20
+"""Part of the highest value by which one between others may come out higher, in float32."""
 ThresholdSource = Literal["crossval", "holdout", "train"]
 
 
@@ -72,10 +74,20 @@ class Prediction:
     """Raw image score."""
     is_anomaly: bool
     """True when the score is above the image threshold."""
-    anomaly_map: np.ndarray
-    """HW float32 raw scores at the image's own size."""
+    raw_map: np.ndarray
+    """HW float32 raw scores at the network's input size."""
     regions: Regions
     """Where the map is above the pixel threshold, at the image's own size."""
+
+    @property
+    def anomaly_map(self) -> np.ndarray:
+        """HW float32 raw scores at the image's own size."""
+        height, width = self.regions.mask.shape
+        return _enlarged(self.raw_map, height, width)
+
+
+def _enlarged(raw_map: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(cv2.resize(raw_map, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,9 @@ class Judge:
             score: the raw image score.
         """
         height, width = image.shape[:2]
-        at_image_size = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
-        regions = find_regions(at_image_size, self.thresholds.pixel_threshold, min_area=self.min_area, max_area=self.max_area)
-        return Prediction(score, score > self.thresholds.image_threshold, at_image_size, regions)
+        peak, threshold = float(anomaly_map.max()), self.thresholds.pixel_threshold
+        if peak + abs(peak) * _ROUNDING <= threshold:  # as in most parts: no pixel in between is higher
+            regions = Regions(np.zeros((height, width), bool), ())
+        else:
+            regions = find_regions(_enlarged(anomaly_map, height, width), threshold, min_area=self.min_area, max_area=self.max_area)
+        return Prediction(score, score > self.thresholds.image_threshold, anomaly_map, regions)
