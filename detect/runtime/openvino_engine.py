@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aoi.detect.runtime.export_folder import AGAIN, ExportFolder, Manifest
-from aoi.detect.runtime.features import up_to_directions, up_to_embedding
+from aoi.detect.runtime.features import normalise_rows, up_to_directions, up_to_embedding
 from aoi.detect.runtime.nearest import NearestBank
 from aoi.detect.runtime.rounding import UNIT, widened
 from aoi.detect.smoothing import smoothing_matrix
@@ -51,6 +51,7 @@ class OpenVinoEngine:
         try:
             network = core.read_model(str(folder.network("openvino")))
             network.reshape([self.batch, *self._size, 3])
+            normalise_rows(network)
             self._network = self._compiled(core, network, options | hint)
         except (RuntimeError, ValueError, StopIteration) as error:
             said = str(error).strip().splitlines()
