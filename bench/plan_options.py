@@ -112,7 +112,8 @@ class ProbePlan(StrictModel):
 
     generators: tuple[str, ...] = Field(
         default=("displace", "perlin"),
-        description="that make them, on held-out good images; an arm is watched by the first that is not its own; none for no veto",
+        description="that make them, on held-out good images; an arm is watched by the first that is not its own, a mixture by all; "
+        "none for no veto",
     )
     count: int = Field(default=64, ge=2, le=100_000, description="defects of each")
     tolerance: float = Field(

@@ -45,8 +45,8 @@ def adoptions(finished: Finished) -> list[Adoption]:
 
 
 def _thresholds(finished: Finished, dataset: str, detector: str) -> Adoption | None:
-    best = best_thresholds(finished, dataset, detector)
-    if best is None or best[RATES[0]]["generator"] not in generator_names():
+    best = best_thresholds(finished, dataset, detector, among=generator_names())  # those that a command can ask for
+    if best is None:
         return None
     (missed, misses), (cost, costs) = ((100 * best[name]["baseline"], 100 * best[name]["value"]) for name in RATES)
     if misses + costs >= missed + cost:

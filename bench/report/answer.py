@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,9 +144,14 @@ def at_thresholds(rows: Mapping[str, Row]) -> str:
     )
 
 
-def best_thresholds(finished: Finished, dataset: str, detector: str) -> dict[str, Row] | None:
-    """The rows, by metric, of the arm that sets nothing but thresholds and decides best; None where there is none."""
-    arms = [by_metric(finished, row) for row in invented(finished.headline(dataset, detector, MAIN)) if row["coupling"] == "calibrate"]
+def best_thresholds(finished: Finished, dataset: str, detector: str, among: Collection[str] | None = None) -> dict[str, Row] | None:
+    """The rows, by metric, of the arm that sets nothing but thresholds and decides best; None where there is none.
+
+    Args:
+        among: its generator is one of these; None for any.
+    """
+    rows = [row for row in invented(finished.headline(dataset, detector, MAIN)) if row["coupling"] == "calibrate"]
+    arms = [by_metric(finished, row) for row in rows if among is None or row["generator"] in among]
     known = [found for found in arms if all(name in found and found[name]["value"] is not None for name in RATES)]
     return min(known, key=lambda found: sum(found[name]["value"] for name in RATES)) if known else None
 

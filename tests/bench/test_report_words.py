@@ -303,3 +303,17 @@ def test_thresholds_are_offered_where_they_decide_better_and_a_command_can_make_
     if offered:
         assert found[0].commands[0] == "aoi synth generate '/parts/my tile/tile' --generator perlin --count 40 --out DEFECTS"
         assert found[0].commands[1].endswith("--option dims=100 --out RUN --defects DEFECTS")
+
+
+def test_where_a_mixture_decides_best_the_best_that_a_command_can_make_is_offered():
+    rows = []
+    for generator, escapes in (("mixed", 0.05), ("perlin", 0.2), ("cutpaste", 0.1)):
+        rows += [
+            row("calibrate", 0.0, 0.0, "cannot tell", generator=generator),
+            row("calibrate", 0.0, 0.0, None, metric="escape_rate", baseline=0.4, value=escapes, generator=generator),
+            row("calibrate", 0.0, 0.0, None, metric="overkill_rate", baseline=0.0, value=0.05, generator=generator),
+        ]
+    (found,) = adoptions(Finished(Path("x"), {"arms": rows, "plan": PLAN, "types": []}, {}, {}))
+    assert "--generator cutpaste" in found.commands[0]
+    assert "(cutpaste)" in found.why
+    assert "10 of 100 defective parts passed" in found.why
