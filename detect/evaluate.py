@@ -1,4 +1,4 @@
-"""`aoi detect evaluate`: a run's metrics on real test images."""
+"""`aoi detect evaluate`: metrics of a run, or of an export of it, on real test images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import check_proportions, truth_masks
-from aoi.detect.backbones import Backbone
-from aoi.detect.detector import Detector
-from aoi.detect.features import BATCH, extract
+from aoi.detect.inspectors import Runtime
 from aoi.detect.logs import log_metrics
 from aoi.detect.measure import Stopwatch, peak_memory_mb
-from aoi.detect.run_folder import RunFolder, load_detector
+from aoi.detect.subjects import Eye, Subject, export_subject, run_subject
 from aoi.detect.verdict import BadImage, Thresholds
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
 from aoi.metrics.streaming import evaluate_streamed
 from aoi.metrics.summary import Metrics, evaluate_maps
 
@@ -38,6 +36,10 @@ class EvaluationReport:
     run: Path
     model: str
     category: str
+    runtime: str
+    """`torch`, or what an export runs on."""
+    arithmetic: str | None
+    """That an export computes in."""
     metrics: Metrics
     metric_errors: dict[str, float]
     """How far each of the pixels' metrics can be from the exact one; empty where they are exact."""
@@ -62,6 +64,8 @@ class EvaluationReport:
             "run": str(self.run),
             "model": self.model,
             "category": self.category,
+            "runtime": self.runtime,
+            "arithmetic": self.arithmetic,
             **self.metrics.as_dict(),
             "metric_errors": self.metric_errors,
             "image_threshold": self.thresholds.image_threshold,
@@ -78,10 +82,14 @@ class EvaluationReport:
             "skipped": [bad.as_dict() for bad in self.skipped],
         }
 
+    @property
+    def _where(self) -> str:
+        return "" if self.arithmetic is None else f" ({self.runtime}, {self.arithmetic})"
+
     def summary(self) -> str:
         """A few lines for people."""
         lines = [
-            f"{self.model} on {self.category}: {self.num_good} good and {self.num_defective} defective test images",
+            f"{self.model} on {self.category}{self._where}: {self.num_good} good and {self.num_defective} defective test images",
             self.metrics.summary() + (f" · pixel metrics within {max(self.metric_errors.values()):.1g}" if self.metric_errors else ""),
             f"at the image threshold {self.thresholds.image_threshold:.4g}: {self.escapes} of {self.num_defective} defects escape, "
             f"{self.overkill} of {self.num_good} good parts are rejected",
@@ -93,69 +101,94 @@ class EvaluationReport:
 
 def evaluate_run(
     run: Path, *, dataset: Path | None = None, device: str = "auto", streamed: bool | None = None, exact_search: bool = False,
-    compiled: bool = False, progress: Progress = silent,
+    compiled: bool = False, runtime: Runtime = "torch", arithmetic: str = "fp32", progress: Progress = silent,
 ) -> EvaluationReport:  # fmt: skip
-    """Score the test images of the run's data set, write `metrics.json` and `preds_test.jsonl`.
+    """Score the test images of the run's data set, write `metrics.json` and `preds_test.jsonl` into its folder.
 
     Args:
-        run: a finished run folder.
+        run: a finished run folder; with another runtime than torch, an export folder.
         dataset: another data set of the same part; None for the one the run was fitted on.
-        device: of the backbone and the detector.
+        device: of the backbone and the detector; for torch.
         streamed: count the pixels' scores in bins and forget the maps, in memory that does not grow with the images, with a bound on what
             that costs (`aoi.metrics.streaming`); None where the maps would take more than `KEPT_BYTES`.
-        exact_search: search the memory bank exactly, whatever the run was fitted with.
-        compiled: compile the backbone first.
+        exact_search: search the memory bank exactly, whatever the run was fitted with; exports do.
+        compiled: compile the backbone first; for torch.
+        runtime: that looks at the images.
+        arithmetic: of the OpenVINO runtime: fp32, bf16 or auto.
         progress: called with stage `evaluate`.
 
     Raises:
-        ModelError: not a finished run.
+        ModelError: not a finished run, or not an export.
+        ConfigError: an option that the runtime has not.
         DataError: no test images, or a mask that does not fit its image.
     """
-    folder = RunFolder(run)
-    config, thresholds = folder.read_config(), folder.read_thresholds()
-    source = open_dataset(dataset or Path(config.dataset))
+    if runtime == "torch":
+        subject = run_subject(run, device=device, exact_search=exact_search, compiled=compiled)
+    elif compiled:
+        raise ConfigError(f"an export for {runtime} is compiled already", hint="leave --compile out, or use --runtime torch")
+    else:
+        subject = export_subject(run, runtime, arithmetic=arithmetic)
+    source = _tested(subject, dataset)
+    watch = Stopwatch()
+    eye = subject.open(watch)
+    watch.lap("load")
+    seen = _Seen(source.test, subject, eye, watch, progress)
+    if streamed is None:
+        streamed = len(source.test) * subject.image_size[0] * subject.image_size[1] * 4 > KEPT_BYTES
+    metrics, errors = seen.streamed_metrics() if streamed else (seen.exact_metrics(), {})
+    watch.lap("metrics")
+    report = _report(subject, source, seen, (runtime, eye.arithmetic), metrics, errors, watch.seconds())
+    _write(report, seen)
+    return report
+
+
+def _tested(subject: Subject, dataset: Path | None) -> Dataset:
+    """The data set whose test images are looked at."""
+    if dataset is None and subject.dataset is None:
+        raise DataError(f"{subject.root} does not say what it was fitted on", hint="name the data set with --data")
+    source = open_dataset(dataset or Path(str(subject.dataset)))
     if not source.test:
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
     check_proportions(source.test)
-    watch = Stopwatch()
-    detector, backbone = load_detector(folder, device=device, exact_search=exact_search)
-    backbone = backbone.with_compilation(BATCH) if compiled else backbone
-    watch.lap("load")
-    seen = _Seen(source.test, detector, backbone, config.image_size, watch, progress)
-    if streamed is None:
-        streamed = len(source.test) * config.image_size[0] * config.image_size[1] * 4 > KEPT_BYTES
-    metrics, errors = seen.streamed_metrics() if streamed else (seen.exact_metrics(), {})
-    watch.lap("metrics")
-    labels, alarms = np.array(seen.labels), np.array(seen.scores) > thresholds.image_threshold
-    seconds = watch.seconds()
-    report = EvaluationReport(
-        run=run,
-        model=config.model,
+    return source
+
+
+def _report(
+    subject: Subject,
+    source: Dataset,
+    seen: _Seen,
+    where: tuple[str, str | None],
+    metrics: Metrics,
+    errors: dict[str, float],
+    seconds: dict[str, float],
+) -> EvaluationReport:
+    labels, alarms = np.array(seen.labels), seen.alarms
+    return EvaluationReport(
+        run=subject.root,
+        model=subject.model,
         category=source.name,
+        runtime=where[0],
+        arithmetic=where[1],
         metrics=metrics,
         metric_errors=errors,
-        thresholds=thresholds,
+        thresholds=subject.thresholds,
         escapes=int((labels & ~alarms).sum()),
         overkill=int((~labels & alarms).sum()),
         num_good=int((~labels).sum()),
         num_defective=int(labels.sum()),
         by_type=_by_type(source, seen.samples, alarms),
         seconds=seconds,
-        images_per_s=round(len(seen.samples) / (seconds["features"] + seconds["score"]), 2),
+        images_per_s=round(len(seen.samples) / (seconds.get("features", 0.0) + seconds["score"]), 2),
         peak_memory_mb=peak_memory_mb(),
         skipped=tuple(seen.bad),
     )
-    _write(folder, report, seen.samples, seen.scores, alarms)
-    return report
 
 
 class _Seen:
     """Test images looked at a few at a time, and what has been seen of them so far."""
 
-    def __init__(
-        self, test: Sequence[Sample], detector: Detector, backbone: Backbone, size: tuple[int, int], watch: Stopwatch, progress: Progress
-    ) -> None:
-        self._test, self._detector, self._backbone, self._size = test, detector, backbone, size
+    def __init__(self, test: Sequence[Sample], subject: Subject, eye: Eye, watch: Stopwatch, progress: Progress) -> None:
+        self._test, self._subject, self._eye, self._size = test, subject, eye, subject.image_size
         self._watch, self._progress = watch, progress
         self.samples: list[Sample] = []
         """Those that could be read."""
@@ -163,6 +196,11 @@ class _Seen:
         self.scores: list[float] = []
         self.annotated: list[bool] = []
         self.bad: list[BadImage] = []
+
+    @property
+    def alarms(self) -> np.ndarray:
+        """N bool, of the readable images: scores above the image threshold."""
+        return np.array(self.scores) > self._subject.thresholds.image_threshold
 
     def exact_metrics(self) -> Metrics:
         """Of all maps together."""
@@ -191,19 +229,16 @@ class _Seen:
         for start in range(0, len(self._test), TOGETHER):
             self._progress("evaluate", start, len(self._test))
             part = self._test[start : start + TOGETHER]
-            extraction = extract([sample.path for sample in part], self._backbone, self._size)
-            self._watch.lap("features")
-            self.bad += extraction.bad
-            readable = set(extraction.features.paths)
+            looked = self._eye.look([sample.path for sample in part])
+            self.bad += looked.bad
+            readable = set(looked.paths)
             samples = [sample for sample in part if sample.path in readable]
             if samples:
-                scores = self._detector.score(extraction.features)
-                self._watch.lap("score")
                 self.samples += samples
                 self.labels += [sample.is_anomalous for sample in samples]
-                self.scores += scores.image_scores.tolist()
+                self.scores += looked.image_scores.tolist()
                 self.annotated += [not sample.is_anomalous or sample.mask_path is not None for sample in samples]
-                yield scores.maps, truth_masks(samples, self._size)
+                yield looked.maps, truth_masks(samples, self._size)
                 self._watch.lap("metrics")
         self._progress("evaluate", len(self._test), len(self._test))
         if not self.samples:
@@ -221,12 +256,13 @@ def _by_type(source: Dataset, samples: list[Sample], alarms: np.ndarray) -> dict
     return found
 
 
-def _write(folder: RunFolder, report: EvaluationReport, samples: list[Sample], image_scores: list[float], alarms: np.ndarray) -> None:
+def _write(report: EvaluationReport, seen: _Seen) -> None:
     rows = [
         {"image_path": str(sample.path), "gt_label": sample.label, "pred_score": score, "label": "NG" if alarm else "OK"}
-        for sample, score, alarm in zip(samples, image_scores, alarms, strict=True)
+        for sample, score, alarm in zip(seen.samples, seen.scores, seen.alarms, strict=True)
     ]
-    write_jsonl(folder.root / "preds_test.jsonl", rows)
+    write_jsonl(report.run / "preds_test.jsonl", rows)
     details = report.as_dict()
-    write_json(folder.root / "metrics.json", details)
-    log_metrics(folder.root / "logs", details)
+    write_json(report.run / "metrics.json", details)
+    if report.arithmetic is None:
+        log_metrics(report.run / "logs", details)

@@ -168,7 +168,11 @@ def _details(graph: DetectorGraph, run: RunFolder) -> dict[str, Any]:
     }
     fitted = run.read_meta()
     made = provenance("detect export", seed=graph.config.seed, inputs={"run": str(fitted.get("created_at"))})
-    return {"network": network, **{key: made[key] for key in ("created_at", "versions", "machine", "git_commit", "inputs")}}
+    return {
+        "network": network,
+        "dataset": graph.config.dataset,
+        **{key: made[key] for key in ("created_at", "versions", "machine", "git_commit", "inputs")},
+    }
 
 
 def _calibration(graph: DetectorGraph, run: RunFolder) -> np.ndarray:

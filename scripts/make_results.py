@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from results_ablation import COST, TUNED, ablation_tables, bounds_table, cost_lines, judged_table, verdict_table
-from results_bench import DATASETS, METRICS, RESNET, TIMED, Bench
+from results_bench import DATASETS, METRICS, RESNET, TIMED, Bench, slug
+from results_exports import exports_table
 
 from aoi.data.files import write_text
 from aoi.data.provenance import git_commit, machine, versions
@@ -51,10 +52,6 @@ def rows_of(bench: Bench, dataset: str, title: str, backbone: str) -> list[dict[
     return [
         bench.fit_and_evaluate(slug(dataset, title, backbone, seed), dataset, seed, DETECTORS[title], words) for seed in bench.seeds(title)
     ]
-
-
-def slug(*parts: object) -> str:
-    return "-".join("".join(letter for letter in str(part) if letter.isalnum()) for part in parts)
 
 
 def detector_table(bench: Bench) -> list[str]:
@@ -175,6 +172,17 @@ def document(bench: Bench) -> str:
             "",
             *backbone_table(bench),
             "",
+            "## What exports cost in accuracy",
+            "",
+            "The runs of the first table with seed 0, and what their exports say of the same test images.",
+            "",
+            "```",
+            "aoi detect export RUN --precision int8 --out EXPORT --json",
+            "aoi detect evaluate EXPORT --data DATA/mvtec_ad/transistor --runtime openvino --arithmetic fp32 --json",
+            "```",
+            "",
+            *exports_table(bench),
+            "",
             "## The ablation",
             "",
             "```",
@@ -259,7 +267,7 @@ def main() -> None:
     parser.add_argument("--extra-seeds", default="0,1,2", help="seeds of the rows beside PatchCore 1 %% and PaDiM; the 10 %% bank is slow")
     parser.add_argument(
         "--only",
-        choices=["detectors", "backbones", "ablation", "judged", "bounds", "speed", "rates"],
+        choices=["detectors", "backbones", "exports", "ablation", "judged", "bounds", "speed", "rates"],
         help="run one section's commands and write nothing",
     )
     parser.add_argument("--generator", type=Path, help="a checkpoint that `aoi synth train DATA/magnetic_tile/tile --preset tiny` made")
@@ -272,6 +280,7 @@ def main() -> None:
     sections = {
         "detectors": detector_table,
         "backbones": backbone_table,
+        "exports": exports_table,
         "ablation": ablation_tables,
         "judged": judged_table,
         "bounds": bounds_table,

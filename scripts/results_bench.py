@@ -21,6 +21,11 @@ TIMED = ("PatchCore 1 %", "PaDiM")
 METRICS = ("image_auroc", "pixel_auroc", "pixel_aupro")
 
 
+def slug(*parts: object) -> str:
+    """Letters and digits of the parts, joined by hyphens: part of a file name."""
+    return "-".join("".join(letter for letter in str(part) if letter.isalnum()) for part in parts)
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where things are, and the commands run so far."""

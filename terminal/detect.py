@@ -64,24 +64,29 @@ def fit(
 
 @detect.command()
 def evaluate(
-    run: Run,
+    run: Annotated[Path, typer.Argument(help="A finished run folder; with another runtime than torch, an export folder.")],
     dataset: Annotated[Path | None, typer.Option("--data", help="Another data set of the same part.")] = None,
     streamed: Annotated[
         bool | None,
         typer.Option("--streamed/--exact", help="Count pixels in bins, in memory that does not grow; default where maps exceed 2 GiB."),
     ] = None,
     exact_search: ExactSearch = False,
+    runtime: Annotated[str, typer.Option(help="torch; openvino or onnx for an export.")] = "torch",
+    arithmetic: Annotated[str, typer.Option(help="openvino: fp32, bf16, or auto (bf16 where the processor has it).")] = "fp32",
     compiled: Compile = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Metrics and thresholds of a fitted run on its data set's test images."""
+    """Metrics and thresholds of a fitted run, or of an export of it, on its data set's test images."""
     from aoi.detect.evaluate import evaluate_run
+    from aoi.terminal.values import one_of
 
+    backend = one_of("--runtime", runtime, ("torch", "openvino", "onnx"))
     with progress_bars() as progress:
         report = evaluate_run(
-            run, dataset=dataset, device=device, streamed=streamed, exact_search=exact_search, compiled=compiled, progress=progress
-        )
+            run, dataset=dataset, device=device, streamed=streamed, exact_search=exact_search, compiled=compiled,
+            runtime=backend, arithmetic=arithmetic, progress=progress,  # type: ignore[arg-type]
+        )  # fmt: skip
     emit(report, as_json=json)
 
 

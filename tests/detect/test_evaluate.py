@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aoi.data.images import read_mask, write_image, write_mask
-from aoi.detect import evaluate
+from aoi.detect import evaluate, run_folder
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.run_folder import RunFolder
@@ -84,7 +84,7 @@ def test_a_mask_of_other_proportions_is_refused_before_any_work(run: Path, tmp_p
     """It was stretched to its image without a word, and AUPRO was that of another place."""
     root = tmp_path / "parts"
     shutil.copytree(RunFolder(run).read_config().dataset, root)
-    monkeypatch.setattr(evaluate, "extract", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(run_folder, "load_detector", lambda *_, **__: pytest.fail("work was begun"))
     for shape in ((32, 64), (64, 70)):
         write_mask(root / "ground_truth" / "dent" / "02_mask.png", np.ones(shape, bool))
         with pytest.raises(DataError, match=f"02_mask.png is {shape[0]} x {shape[1]} pixels, its image .*02.png 64 x 64"):

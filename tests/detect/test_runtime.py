@@ -14,13 +14,14 @@ import pytest
 
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_mask, write_image
+from aoi.detect.evaluate import evaluate_run
 from aoi.detect.export import export_run
 from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.inspection import inspect
 from aoi.detect.runtime import openvino_engine
 from aoi.detect.runtime.predictor import RuntimePredictor
 from aoi.detect.runtime.rounding import rounded_to_bfloat16, widened
-from aoi.errors import BackendUnavailable, ConfigError, ModelError
+from aoi.errors import BackendUnavailable, ConfigError, DataError, ModelError
 
 pytest.importorskip("openvino")
 
@@ -98,6 +99,40 @@ def test_the_same_output_without_torch(parts: Path, run: Path, tmp_path: Path, r
         assert [defect["bbox"] for defect in light["defects"]] == [defect["bbox"] for defect in full["defects"]]
         assert (read_mask(Path(light["mask_path"])) != read_mask(Path(full["mask_path"]))).mean() < 1e-3
         assert Path(light["overlay_path"]).stat().st_size > 500
+
+
+def test_an_export_is_evaluated_without_torch_and_says_what_its_run_says(run: Path, copied: Path) -> None:
+    code = f"import sys; sys.argv = ['aoi', 'detect', 'evaluate', {str(copied)!r}, '--runtime', 'openvino']\n" + RUN_THEN_MODULES
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "(openvino, fp32): 10 good and 10 defective test images" in told
+    assert "torch" not in told.split("MODULES", 1)[1].split()
+    found, oracle = json.loads((copied / "metrics.json").read_text()), evaluate_run(run).as_dict()
+    assert (found["runtime"], found["arithmetic"], found["escapes"]) == ("openvino", "fp32", oracle["escapes"])
+    for name in ("image_auroc", "image_ap", "image_f1_max"):
+        assert found[name] == pytest.approx(oracle[name], abs=1e-6)
+    of_run, of_export = (read_jsonl(folder / "preds_test.jsonl") for folder in (run, copied))
+    assert [row["image_path"] for row in of_run] == [row["image_path"] for row in of_export]
+    assert [row["pred_score"] for row in of_export] == pytest.approx([row["pred_score"] for row in of_run], rel=1e-4)
+    RuntimePredictor(copied, "openvino")  # which checks the export's files: still whole
+
+
+def test_an_evaluation_that_cannot_be_had_says_why(parts: Path, run: Path, copied: Path) -> None:
+    with pytest.raises(ConfigError, match="compiled already"):
+        evaluate_run(copied, runtime="openvino", compiled=True)
+    with pytest.raises(ModelError, match="a run folder, not an export"):
+        evaluate_run(run, runtime="openvino")
+    manifest = json.loads((copied / "export.json").read_text())
+    (copied / "export.json").write_text(json.dumps({**manifest, "dataset": None}))
+    with pytest.raises(DataError, match="does not say what it was fitted on"):
+        evaluate_run(copied, runtime="openvino")
+    write_image(parts / "test" / "spot" / "bad.png", np.zeros((9, 9, 3), np.uint8))
+    try:
+        (parts / "test" / "spot" / "bad.png").write_bytes(b"no picture")
+        report = evaluate_run(copied, dataset=parts, runtime="openvino")
+    finally:
+        (parts / "test" / "spot" / "bad.png").unlink()
+    assert [bad.path.name for bad in report.skipped] == ["bad.png"]
+    assert report.num_defective == 10
 
 
 def test_scores_do_not_depend_on_company_or_threads(parts: Path, openvino_export: Path) -> None:
