@@ -89,11 +89,12 @@ def _foreseen(run: Run, datasets: Mapping[str, Dataset], missing: Mapping[str, M
         _disk(load, mini, run.cache, lasting=run.cache.lasting or parted > 0),
         _memory(load, plan, run.backbone, workers or 1),
         f"timed on {mini.train} good images, {mini.test} test images and {mini.defects} defects of {first.name}"
-        + ("; trainings of anomalib's detectors told from two steps on a few small images" if foreign else ""),
+        + ("; trainings of anomalib's detectors told from two steps each at a few sizes" if foreign else ""),
         workers,
         None if workers is None else statistics + _wall(tasks, plan, mini, workers),
         _cells(todo),
         left_out(plan.detectors, plan.couplings, plan.made_generators),
+        tuple(_foreign_stage(name) for name in foreign),
     )
 
 
@@ -161,10 +162,14 @@ def _seconds(load: Load, plan: Plan, mini: Miniature) -> dict[str, float]:
     found["features of old defects"] = (load.featured - sum(load.defects.values())) * each  # of new ones they are part of the making
     found["fits"] = took.get("fits", 0.0) / detectors * load.learned
     found["scores"] = sum(took.get(stage, 0.0) for stage in ("scores", "test scores", "held-out scores")) / detectors * load.scored
-    found |= {f"{detector}, trained and asked": seconds for detector, seconds in load.trained.items()}
+    found |= {_foreign_stage(detector): seconds for detector, seconds in load.trained.items()}
     found |= {coupling: took.get(coupling, 0.0) / detectors * amount for coupling, amount in load.arms.items()}
     found["evidence"] = took.get("evidence", 0.0) / (detectors * (1 + mini.couplings)) * load.counted
     return found
+
+
+def _foreign_stage(detector: str) -> str:
+    return f"{detector}, trained and asked"
 
 
 def _disk(load: Load, mini: Miniature, store: Cache, *, lasting: bool) -> dict[str, int]:

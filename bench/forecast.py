@@ -7,6 +7,9 @@ from typing import Any
 
 from aoi.bench.cache.listing import readable
 
+ROUGH = 2.0
+"""Times what is told, at most, of a stage that was told from a few steps: these had a core and its caches for themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -46,11 +49,19 @@ class Estimate:
     """`data set · detector · generator · coupling × seeds`, those with arms to compute."""
     left_out: tuple[str, ...] = field(default=())
     """Why pairs of the plan are not run."""
+    rough: tuple[str, ...] = field(default=())
+    """Stages that may take up to `ROUGH` times what is told."""
 
     @property
     def total(self) -> float:
         """Seconds of all processes together."""
         return sum(self.seconds.values())
+
+    @property
+    def at_most(self) -> float:
+        """How many times the total the work may take."""
+        extra = sum(value * (ROUGH - 1) for what, value in self.seconds.items() if what in self.rough)
+        return 1 + extra / self.total if extra else 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -60,6 +71,7 @@ class Estimate:
             "shared": [{"what": one.what, "count": one.count, "on_record": one.on_record, "used_by": one.used_by} for one in self.shared],
             "workers": self.workers,
             "wall_seconds": None if self.wall is None else round(self.wall, 1),
+            "wall_seconds_at_most": None if self.wall is None else round(self.wall * self.at_most, 1),
             "seconds": {what: round(value, 1) for what, value in self.seconds.items()} | {"total": round(self.total, 1)},
             "disk_bytes": self.disk | {"total": sum(self.disk.values())},
             "memory_bytes": self.memory,
@@ -76,19 +88,26 @@ class Estimate:
         for one in self.shared:
             lines.append(f"  {one.what}: {one.count}, {one.on_record} on record, for {one.used_by} arms")
         lines.append(f"{self._duration} ({self.timed}):")
-        lines += [f"  {what}: {duration(value)}" for what, value in sorted(self.seconds.items(), key=lambda item: -item[1]) if value >= 0.5]
+        for what, value in sorted(self.seconds.items(), key=lambda item: -item[1]):
+            lines += [f"  {what}: {_span(value, ROUGH if what in self.rough else 1.0)}"] if value >= 0.5 else []
         lines.append("disk: " + ", ".join(f"{what} {readable(size)}" for what, size in self.disk.items()))
         lines.append(f"memory: {readable(self.memory)} at the peak")
         return "\n".join(lines)
 
     @property
     def _duration(self) -> str:
-        work = duration(self.total)
+        work = _span(self.total, self.at_most)
         if self.wall is None:
             return f"about {work} of work at the rates of this machine, in as many tasks at a time as the cluster has room for"
         if self.workers == 1:
-            return f"about {duration(self.wall)} on this machine"
-        return f"about {duration(self.wall)} on this machine in {self.workers} processes, which work {work} together"
+            return f"about {_span(self.wall, self.at_most)} on this machine"
+        return f"about {_span(self.wall, self.at_most)} on this machine in {self.workers} processes, which work {work} together"
+
+
+def _span(seconds: float, at_most: float) -> str:
+    """A time, and where it ends if it may take `at_most` times as long."""
+    least, most = duration(seconds), duration(seconds * at_most)
+    return least if least == most else f"{least} to {most}"
 
 
 def duration(seconds: float) -> str:

@@ -123,7 +123,12 @@ def test_trainings_of_anomalibs_detectors_are_told_from_their_rates(small_plan, 
     assert found.seconds["scores"] == pytest.approx(8.0 / 2 * (12 + 14 + 12) / 25)
     assert "train" not in found.seconds
     assert next(one.count for one in found.shared if "fitted" in one.what) == (1 + 2) + (1 + 7)
-    assert "two steps" in found.summary()
+    assert found.at_most == pytest.approx(1 + found.seconds[f"{name}, trained and asked"] / found.total)
+    assert found.as_dict()["wall_seconds_at_most"] == pytest.approx(found.wall * found.at_most, abs=0.1)
+    told = found.seconds[f"{name}, trained and asked"]
+    assert f"{name}, trained and asked: {duration(told)} to {duration(2 * told)}\n" in found.summary()
+    assert f"about {duration(found.wall)} to {duration(found.wall * found.at_most)} on this machine" in found.summary()
+    assert "two steps each" in found.summary()
     once = dataclasses.replace(draws, once=True)
     assert once.trained(plan.anomalib, 64, 14) == 100 + 2 * 10 + 14
 
