@@ -149,19 +149,28 @@ def _subfolders(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
+def deeper_images(label: Path) -> list[Path]:
+    """Folders in a label's folder that hold images, which nothing reads there."""
+    return [folder for folder in _subfolders(label) if list_images(folder)]
+
+
 def _no_dataset(root: Path) -> DataError:
     """Say what is there instead, since the right folder is usually one step up or down."""
     if layout_of(root) == "mvtec":
         loose = next((folder for folder in (root / "train", root / "test") if folder.is_dir() and list_images(folder)), None)
         if loose is not None:
             return DataError(f"the images in {loose} are in no label's folder", hint=f"move good images to {loose / GOOD}")
+        deeper = next((below for _, label in label_folders(root) for below in deeper_images(label)), None)
+        if deeper is not None:
+            message = f"the images of {deeper.parent} are in folders of their own, such as {deeper.name}"
+            return DataError(message, hint=f"move them up into {deeper.parent}")
         return DataError(f"no images in {root}/train/* or {root}/test/*", hint=f"put defect-free images into {root / 'train' / GOOD}")
     folders = _subfolders(root)
     categories = [path.name for path in folders if layout_of(path) is not None]
     if categories:
-        return DataError(
-            f"{root} holds {len(categories)} data sets, not one: {listed(categories)}", hint=f"name one, such as {root / categories[0]}"
-        )
+        several = f"{root} holds {len(categories)} data sets, not one: {listed(categories)}"
+        alone = f"{root} is not a data set itself, but holds one: {categories[0]}"
+        return DataError(several if len(categories) > 1 else alone, hint=f"name one, such as {root / categories[0]}")
     holders = [path.name for path in folders if list_images(path)]
     if holders:
         message = f"no images directly in {root}, but in its folders {listed(holders)}"

@@ -89,12 +89,19 @@ def _strangers(dataset: Dataset, known: set[Path]) -> Iterator[Finding]:
         images = [name for name in unread if is_image_name(Path(name))]
         others = [name for name in unread if name not in images]
         if images:
-            message = f"no layout expects images there: {listed(images, 3)}"
-            yield Finding("info", "unused-images", where, message, "ignored; move them if they should count")
+            yield _unused(where, images, next((label for label in labels if label != root and label in folder.parents), None))
         if others:
             severity: Severity = "warning" if folder in labels else "info"
             message = f"not images: {listed(others, 3)}"
             yield Finding(severity, "unknown-files", where, message, "ignored; convert or delete them")
+
+
+def _unused(where: str, images: list[str], label: Path | None) -> Finding:
+    if label is None:
+        message = f"no layout expects images there: {listed(images, 3)}"
+        return Finding("info", "unused-images", where, message, "ignored; move them if they should count")
+    message = f"images below {label.name} in a folder of their own: {listed(images, 3)}"
+    return Finding("warning", "unused-images", where, message, f"ignored; move them up into {label.parent.name}/{label.name}")
 
 
 def _is_companion(name: str, *, at_top: bool) -> bool:

@@ -6,7 +6,7 @@ import glob
 import os
 from pathlib import Path
 
-from aoi.data.layouts import is_image_name, layout_of, list_images, nearest_name, open_dataset
+from aoi.data.layouts import deeper_images, is_image_name, layout_of, list_images, nearest_name, open_dataset
 from aoi.data.sample import GOOD, Dataset, Sample
 from aoi.errors import DataError
 
@@ -66,6 +66,8 @@ def require_train_good(dataset: Dataset, minimum: int = 2) -> tuple[Sample, ...]
     few = f"only {len(good)} good {'image' if len(good) == 1 else 'images'}" if good else "no good images"
     if dataset.layout == "ds-mvtec":
         hint = "DS-MVTec has test images only: use the MVTec AD category of the same name"
+    elif deeper := deeper_images(place):
+        hint = f"images in {deeper[0]} and other folders below it are not read: move them up"
     else:
         hint = f"put at least {max(minimum, 10)} defect-free images there, or name the folder that has them"
     raise DataError(f"{few} in {place}", hint=hint)

@@ -118,6 +118,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "warning mixed-colour": (lambda r: write_image(r / GOOD / "000.png", part(0)[..., 0]), "."),
     "warning unknown-files": (lambda r: (r / GOOD / "a.heic").write_bytes(b"x"), GOOD),
     "info unknown-files": (lambda r: (r / "raw.bin").write_bytes(b"x"), "."),
+    "warning unused-images": (lambda r: write_image(r / "test/good/line 2/0.png", part(5)), "test/good/line 2"),
     "info unused-images": (lambda r: write_image(r / "validation/good/0.png", part(5)), "validation/good"),
 }
 

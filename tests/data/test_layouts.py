@@ -131,6 +131,7 @@ def test_a_train_good_folder_keeps_its_parts_name(mvtec):
         (".", "holds 2 data sets", "name one, such as"),
         ("loose", "in no label's folder", "train/good"),
         ("hollow", "no images in", "train/good"),
+        ("nested", "nested/test/bent are in folders of their own, such as line 1", "move them up into"),
         ("x" * 300, "cannot open|there is no folder", "check the path"),
     ],
 )
@@ -141,8 +142,10 @@ def test_what_is_no_data_set_says_what_to_do(mvtec, name, words, remedy):
     image(above / "labels/good/0.png")
     image(above / "labels/bad/0.png")
     image(above / "loose/train/0.png")
+    image(above / "nested/test/bent/line 1/0.png")
     if name == ".":
-        shutil.rmtree(above / "loose")
+        for other in ("loose", "nested"):
+            shutil.rmtree(above / other)
     with pytest.raises(DataError, match=words) as refusal:
         open_dataset(above / name)
     assert remedy in refusal.value.hint
@@ -151,7 +154,7 @@ def test_what_is_no_data_set_says_what_to_do(mvtec, name, words, remedy):
 def test_categories_to_choose_from_are_listed(mvtec, ds_mvtec):
     with pytest.raises(DataError, match="部品"):
         open_dataset(mvtec.parent)
-    with pytest.raises(DataError, match="holds 1 data sets, not one: screw"):
+    with pytest.raises(DataError, match="is not a data set itself, but holds one: screw"):
         open_dataset(ds_mvtec.parent)
 
 
@@ -163,6 +166,10 @@ def test_require_train_good(mvtec, ds_mvtec, tmp_path):
     with pytest.raises(DataError, match="no good images") as refusal:
         require_train_good(open_dataset(ds_mvtec))
     assert "MVTec AD" in refusal.value.hint
+    image(mvtec / "train/good/line 2/0.png")
+    with pytest.raises(DataError, match="only 3 good images") as refusal:
+        require_train_good(open_dataset(mvtec), 50)
+    assert "line 2 and other folders below it are not read: move them up" in refusal.value.hint
     image(tmp_path / "one/0.png")
     with pytest.raises(DataError, match=r"only 1 good image in .*one$"):
         require_train_good(open_dataset(tmp_path / "one"))
