@@ -103,7 +103,7 @@ def rates(name: str, plan: Plan, backbone: Backbone, images: Sequence[Path], *, 
         except ModelError:  # too small for it
             continue
         return _at_full_size(small, name, plan, backbone, images, progress)
-    return _at_full_size(_at(sides[-1], name, plan, backbone, images, progress), name, plan, backbone, images, progress)
+    return _at(sides[-1], name, plan, backbone, images, progress)
 
 
 def _at(side: int, name: str, plan: Plan, backbone: Backbone, images: Sequence[Path], progress: Progress) -> Rates:
