@@ -207,6 +207,7 @@ def document(bench: Bench) -> str:
             "transistor, then of all three data sets: for them all three are development sets, and other data have to confirm what they",
             "gain (`docs/decisions/0016-choices-that-hold.md`). What `select` takes is mostly more of the same, a bank of 5 % or 200",
             "channels; whoever takes these without asking invented defects has the gain as well (PatchCore 10 % above).",
+            "`shade` and `mixed` were settled before any figure of theirs on real test images was seen (records 22 and 23).",
             "",
             "### What it costs",
             "",

@@ -120,7 +120,7 @@ def judged_table(bench: Bench) -> list[str]:
     return lines
 
 
-COST = ["--couplings", "calibrate,head,select,weight"]
+COST = ["--generators", "none,perlin,cutpaste,displace", "--couplings", "calibrate,head,select,weight"]
 
 
 def cost_lines(bench: Bench) -> list[str]:
