@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,11 @@ class ExportReport:
     def summary(self) -> str:
         """A few lines for people."""
         head = f"{self.model} on {self.category} as {self.format} {self.precision}, {self.size_mb:.1f} MiB: {self.out}"
+        place = shlex.quote(str(self.out))
         use = {
             "torchscript": "network: torch.jit.load; thresholds are in thresholds.json",
-            "openvino": f"inspect: aoi detect run IMAGES --runtime openvino --run {self.out}",
-            "onnx": f"inspect: aoi detect run IMAGES --runtime onnx --run {self.out}",
+            "openvino": f"inspect: aoi detect run IMAGES --runtime openvino --run {place}",
+            "onnx": f"inspect: aoi detect run IMAGES --runtime onnx --run {place}",
         }[self.format]
         return "\n".join([head, "largest difference from the run, on real images:", *(each.summary() for each in self.parity), use])
 

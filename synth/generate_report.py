@@ -71,7 +71,7 @@ class GenerateReport:
             lines.append(f"{self.resumed} of them were there already")
         if self.rejected:
             why = ", ".join(f"{reason} {count}x" for reason, count in self.reasons.items())
-            lines.append(f"{self.rejected} tries were rejected and repeated ({why})")
+            lines.append(f"{self.rejected} {'try was' if self.rejected == 1 else 'tries were'} rejected and repeated ({why})")
         if self.abandoned:
             why = ", ".join(f"{reason} {count}x" for reason, count in self.abandoned_reasons.items())
             lines.append(f"{self.abandoned} defects were given up ({why})")

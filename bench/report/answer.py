@@ -98,13 +98,22 @@ def _nearest(row: Row, *, several: bool) -> str:
     if row["verdict"] == "hurts":
         return f"Even the best arm, {name}, finds defective areas worse: AUPRO@0.3 {change}."
     said = f"The most hopeful arm, {name}, changes AUPRO@0.3 by {change}"
+    if row.get("detectable", 0.0) is None:
+        return f"{said} (corrected p {row['p_holm']:.2f}); {_too_few(row)}"
     if row["ci_low"] > 0:
         return f"{said}, but among so many arms chance alone may do that (corrected p {row['p_holm']:.2f})."
     if "detectable" not in row:
         return f"{said}."
-    if row["detectable"] is None:
-        return f"{said}; these few seeds differ so much that among so many arms no change could have been shown."
     return f"{said}; a change of {row['detectable']:.3f} would most likely have shown."
+
+
+def _too_few(row: Row) -> str:
+    """Why no change of any size could have been shown, and what would help."""
+    if row.get("n_seeds") == 1:
+        few, more = "test images of one kind", "test images"
+    else:
+        few, more = "seeds or test images", "of them"
+    return f"with so few {few} no change could have been shown among so many arms: compare fewer arms, or take more {more}."
 
 
 def strict(row: Row | None) -> str:

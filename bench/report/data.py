@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def read_finished(folder: Path) -> Finished:
     if folder.is_file():
         raise DataError(f"{folder} is a file, not the folder of an ablation", hint="name the folder that was --out of aoi bench run")
     folder = existing_folder(folder)
-    hint = f"finish it first: aoi bench run … --out {folder}"
+    hint = f"finish it first: aoi bench run … --out {shlex.quote(str(folder))}"
     results = read_json(folder / "results.json", hint=hint)
     if not isinstance(results, dict) or not results.get("arms"):
         raise DataError(f"{folder / 'results.json'} holds no arms", hint=hint)
@@ -137,7 +138,7 @@ def _check_records(folder: Path, row: Row, records: Mapping[tuple[Any, ...], Row
             if record is not None and record["metrics"].get(row["metric"]) != one[what]:
                 raise DataError(
                     f"{folder} was begun anew and is not finished: its arms are no longer those of results.json",
-                    hint=f"give the last `aoi bench run … --out {folder}` again, then the report",
+                    hint=f"give the last `aoi bench run … --out {shlex.quote(str(folder))}` again, then the report",
                 )
 
 

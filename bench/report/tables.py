@@ -88,7 +88,7 @@ def facts(finished: Finished) -> list[str]:
         )
         lines.append(
             "helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell, with the change that these images and seeds "
-            "would have shown four times in five of one arm among so many; none, where so few seeds differ too much for any"
+            "would have shown four times in five of one arm among so many; none, where seeds or test images are too few for any"
         )
     lines += [f"left out: {why}" for why in left_out(*(plan.get(name, ()) for name in ("detectors", "couplings", "generators")))]
     return lines

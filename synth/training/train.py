@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ class TrainReport:
         for stage in ("autoencoder", "denoiser"):
             if self.figures.get(stage):
                 lines.append(f"{stage}: " + ", ".join(f"{name} {value}" for name, value in self.figures[stage].items()))
-        chosen = f"--model {self.model}" if self.base is None else f"--model {self.base} --lora {self.model}"
+        model = shlex.quote(str(self.model))
+        chosen = f"--model {model}" if self.base is None else f"--model {shlex.quote(self.base)} --lora {model}"
         return "\n".join([*lines, f"use it: aoi synth generate IMAGES --prompt … --generator diffusion {chosen}"])
 
 

@@ -101,6 +101,10 @@ def test_a_gain_that_the_strict_metric_does_not_share_says_so(change, verdict, w
 def test_where_no_change_could_have_been_shown_none_is_named():
     (found,) = answers(ablation_of(row("head", 0.05, 0.1, "cannot tell", detectable=None)))
     assert "no change could have been shown" in found.text
+    assert "so few seeds or test images" in found.text
+    (found,) = answers(ablation_of(row("head", 0.3, 0.1, "cannot tell", detectable=None, n_seeds=1), seeds=(0,)))
+    assert "so few test images of one kind no change could have been shown" in found.text  # though its interval is above 0
+    assert "chance" not in found.text
     assert "none would show" in metric_cell(row("head", 0.05, 0.1, "cannot tell", detectable=None))
     assert "0.020 would show" in metric_cell(row("head", 0.05, 0.1, "cannot tell"))
 
