@@ -98,7 +98,9 @@ def inspect(
         BackendUnavailable: the runtime is not installed.
     """
     paths = _images_of(source)
-    with inspectors(run, runtime, len(paths), arithmetic=arithmetic, device=device, exact_search=exact_search, compiled=compiled) as team:
+    with inspectors(
+        run, runtime, len(paths), arithmetic=arithmetic, device=device, exact_search=exact_search, compiled=compiled, maps=overlays
+    ) as team:
         target = writable_folder(out or run / "predictions")
         journal = Journal(target / JOURNAL, team.facts.fingerprint, overlays)
         watch = Stopwatch()

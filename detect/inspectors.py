@@ -38,13 +38,14 @@ class Inspectors(Protocol):
 
 @contextmanager
 def inspectors(
-    run: Path, runtime: Runtime, images: int, *, arithmetic: str, device: str, exact_search: bool, compiled: bool
+    run: Path, runtime: Runtime, images: int, *, arithmetic: str, device: str, exact_search: bool, compiled: bool, maps: bool
 ) -> Iterator[Inspectors]:
     """Ready to look, their detectors loaded.
 
     Args:
         run: as for `aoi.detect.inspection.inspect`, like all that is not said here.
         images: so many will be inspected, or fewer.
+        maps: whether maps are wanted, for overlays.
 
     Raises:
         AoiError: as `aoi.detect.inspection.inspect`.
@@ -58,13 +59,13 @@ def inspectors(
         raise ConfigError(f"an export for {runtime} is compiled already", hint="leave --compile out, or use --runtime torch")
     processes = processes_for(run, images)
     if processes < 2:
-        yield _Threads(_open(run, runtime, arithmetic, None))
+        yield _Threads(_open(run, runtime, arithmetic, None, maps))
         return
     from aoi.engine.crew import Crew
     from aoi.engine.work import Work
 
     # Threads wait for each other: for Python's lock, for memory, inside the runtime.
-    with Crew(Work(partial(_open, run, runtime, arithmetic, 1), _perform), processes, attrgetter("facts")) as crew:
+    with Crew(Work(partial(_open, run, runtime, arithmetic, 1, maps), _perform), processes, attrgetter("facts")) as crew:
         yield _Processes(crew)
 
 
@@ -80,10 +81,10 @@ def processes_for(run: Path, images: int) -> int:
     return wanted if free is None else min(wanted, free // (_FOOTPRINT + 4 * sum(path.stat().st_size for path in run.glob("*"))))
 
 
-def _open(run: Path, runtime: Literal["openvino", "onnx"], arithmetic: str, workers: int | None) -> Looker:
+def _open(run: Path, runtime: Literal["openvino", "onnx"], arithmetic: str, workers: int | None, maps: bool) -> Looker:
     from aoi.detect.runtime.predictor import RuntimePredictor
 
-    return RuntimePredictor(run, runtime, arithmetic=arithmetic, workers=workers)
+    return RuntimePredictor(run, runtime, arithmetic=arithmetic, workers=workers, maps=maps)
 
 
 @dataclass(frozen=True, slots=True)

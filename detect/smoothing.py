@@ -8,6 +8,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+ROUNDING = 2.0**-20
+"""Part of the highest value by which one interpolated between others may come out higher, in float32."""
 Upsampling = Literal["bilinear", "nearest"]
 
 
@@ -28,6 +30,29 @@ def smoothing_matrix(coarse: int, fine: int, sigma: float, upsampling: Upsamplin
         weight = (centres - below)[:, None]
         operator = (1 - weight) * identity[below] + weight * identity[np.minimum(below + 1, coarse - 1)]
     return np.ascontiguousarray(_blur_matrix(fine, sigma) @ operator, np.float32)
+
+
+def cells_behind(anomaly_map: np.ndarray, level: float, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Which cells of the grid the map comes from where it reaches a level, and beside that; more than these, in a rectangle.
+
+    Args:
+        anomaly_map: H×W float32.
+        level: a hair of it is taken off, what interpolation may come out too high.
+        rows: H×h and
+        columns: W×w float32, the matrices that made the map.
+
+    Returns:
+        h·w bool, row by row; all where the map holds what is no number.
+    """
+    if not np.isfinite(level):
+        return np.ones(rows.shape[1] * columns.shape[1], bool)
+    left, top, width, height = cv2.boundingRect((anomaly_map >= level - abs(level) * ROUNDING).view(np.uint8))
+    cells = np.zeros((rows.shape[1], columns.shape[1]), bool)
+    if width:
+        sides = (rows, top, height), (columns, left, width)
+        used = (matrix[max(0, start - 1) : start + size + 1].any(0) for matrix, start, size in sides)
+        cells[np.ix_(*used)] = True
+    return cells.ravel()
 
 
 def _blur_matrix(size: int, sigma: float) -> np.ndarray:

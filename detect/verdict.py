@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 
 from aoi.detect.regions import Regions, find_regions
+from aoi.detect.smoothing import ROUNDING
 
-_ROUNDING = 2.0**-20
-"""Part of the highest value by which one between others may come out higher, in float32."""
 ThresholdSource = Literal["crossval", "holdout", "train"]
 
 
@@ -75,7 +74,8 @@ class Prediction:
     is_anomaly: bool
     """True when the score is above the image threshold."""
     raw_map: np.ndarray
-    """HW float32 raw scores at the network's input size."""
+    """HW float32 raw scores at the network's input size. Of a detector that was told that maps are not wanted: right at its highest and
+    wherever it is above the pixel threshold; elsewhere perhaps too high, but above neither."""
     regions: Regions
     """Where the map is above the pixel threshold, at the image's own size."""
 
@@ -109,7 +109,7 @@ class Judge:
         """
         height, width = image.shape[:2]
         peak, threshold = float(anomaly_map.max()), self.thresholds.pixel_threshold
-        if peak + abs(peak) * _ROUNDING <= threshold:  # as in most parts: no pixel in between is higher
+        if peak + abs(peak) * ROUNDING <= threshold:  # as in most parts: no pixel in between is higher
             regions = Regions(np.zeros((height, width), bool), ())
         else:
             regions = find_regions(_enlarged(anomaly_map, height, width), threshold, min_area=self.min_area, max_area=self.max_area)

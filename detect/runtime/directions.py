@@ -8,6 +8,8 @@ from aoi.detect.runtime.rounding import rounded_to_bfloat16
 
 ENERGY = 0.98
 """Of the bank's variance, what the directions hold where that many pay."""
+FEW = 0.955
+"""The same where few rows are settled: products shrink, and it matters less how many points they leave for a closer look."""
 LEAST = 0.95
 """What they must hold to be of use."""
 MORE = 6
@@ -19,19 +21,20 @@ def width(depth: int) -> int:
     return -(-(depth + MORE) // 32) * 32
 
 
-def strongest_directions(around: np.ndarray, *, coarse: bool) -> np.ndarray | None:
-    """D×K float32 that never lengthens a vector: the fewest main axes with `ENERGY` of the variance; None where they do not pay.
+def strongest_directions(around: np.ndarray, *, coarse: bool, energy: float = ENERGY) -> np.ndarray | None:
+    """D×K float32 that never lengthens a vector: the fewest main axes with so much of the variance; None where they do not pay.
 
-    They pay where products along them are at most half as wide: if those hold less than `ENERGY`, but `LEAST`, they are taken.
+    They pay where products along them are at most half as wide: if those hold less, but `LEAST`, they are taken.
 
     Args:
         around: M×D float32 around their mean.
+        energy: part of the variance, at least `LEAST`.
         coarse: of numbers that bfloat16 holds, so that a product in bfloat16 is along these very directions.
     """
     some = around[:: -(-len(around) // 4096)].astype(np.float64)
     variance, axes = np.linalg.eigh(some.T @ some)
     held = np.cumsum(variance[::-1])
-    count, least = (1 + int(np.searchsorted(held, part * held[-1])) for part in (ENERGY, LEAST))
+    count, least = (1 + int(np.searchsorted(held, part * held[-1])) for part in (energy, LEAST))
     most = width(around.shape[1]) // 64 * 32 - MORE
     if least > most:
         return None

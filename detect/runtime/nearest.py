@@ -11,23 +11,20 @@ its differences.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from aoi.detect.runtime.directions import MORE, strongest_directions, width
+from aoi.detect.runtime.bounds import Bounds
+from aoi.detect.runtime.directions import ENERGY, MORE, strongest_directions, width
+from aoi.detect.runtime.products import GROUPS, members, search_network
 from aoi.detect.runtime.rounding import UNIT, code_of, rounded_to_bfloat16, thirds, widened
 
 ROWS = 1024
 """Of one product, at most."""
-GROUPS = 256
-"""Of every tile; group g holds the points g, g + 256, g + 512 and so on."""
-TILE = 4096
 MANY = 64
 """Candidates of a row from which it is worth finding fewer in float32."""
-_NEVER = 1e30
 _PAIRS = 256
 """Differences computed at once; they fit into the cache."""
 _SUM = 2.0**-24
@@ -47,6 +44,8 @@ class _Scratch:
     request: Any
     inputs: list[Any]
     """Tensors over parts of `codes`."""
+    part: int = -1
+    """Whose products the request holds."""
 
 
 class NearestBank:
@@ -58,15 +57,16 @@ class NearestBank:
         rows: P, how many rows every search has.
         options: of the compiled network; the precision hint is set here.
         coarse: whether the processor has products in bfloat16.
+        energy: of the bank's variance, what the directions hold along which it is searched first.
     """
 
-    def __init__(self, core: Any, bank: np.ndarray, rows: int, options: dict[str, Any], *, coarse: bool) -> None:
+    def __init__(self, core: Any, bank: np.ndarray, rows: int, options: dict[str, Any], *, coarse: bool, energy: float = ENERGY) -> None:
         self._bank = np.ascontiguousarray(bank, np.float32)
         self._offset = bank.mean(0)
         around = self._bank - self._offset
         self._half = np.einsum("ij,ij->i", around, around) / 2
         self._longest = float(np.linalg.norm(self._bank, axis=1).max())
-        self._basis = strongest_directions(around, coarse=coarse)
+        self._basis = strongest_directions(around, coarse=coarse, energy=energy)
         self._shift: np.ndarray | None
         self._shift, seen = (None, around) if self._basis is None else self._along(self._basis, coarse)
         rounded = rounded_to_bfloat16(seen, np.empty_like(seen)) if coarse else seen
@@ -84,7 +84,7 @@ class NearestBank:
         self._rows = rows
         parts = -(-rows // ROWS)
         self._part = -(-rows // parts)
-        self._search = core.compile_model(_search_network(points, self._part, self._depth, coarse=coarse), "CPU", options | hint)
+        self._search = core.compile_model(search_network(points, self._part, self._depth, coarse=coarse), "CPU", options | hint)
         self._own = threading.local()
 
     def _along(self, basis: np.ndarray, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -118,20 +118,53 @@ class NearestBank:
             embedding: P×D rows, float32, or uint16 bits of bfloat16.
             coded: whether `codes` holds them already.
         """
-        own = self._scratch()
+        return self.bounds(embedding, coded=coded, settle=True).distance
+
+    def bounds(self, embedding: np.ndarray, *, coded: bool = False, settle: bool = False) -> Bounds:
+        """A first look at rows, as for `nearest`, to be settled at once, or some of them later, before this thread looks at others."""
+        own, count = self._scratch(), len(embedding)
         if coded:
             widened(own.codes[:, : self._depth], own.rounded)
         else:
             self._code(own, embedding)
         half = np.einsum("ij,ij->i", own.rounded, own.rounded) / 2
         own.codes[:, self._depth : self._depth + 3] = code_of(thirds(half), self._coarse)
-        found = np.empty(len(own.rows), np.float32)
-        for i, tensor in enumerate(own.inputs):
-            part = slice(i * self._part, (i + 1) * self._part)
-            own.request.set_input_tensor(tensor)
-            own.request.infer(share_outputs=True)  # or 4 MB are copied that nobody asked for
-            self._look(own, half[part], embedding[part], found[part])
-        return np.sqrt(found[: self._rows])
+        found, own.part = Bounds.unknown(embedding, half[:count]), -1
+        for part, start in enumerate(range(0, count, self._part)):
+            rows, tiles = slice(start, min(start + self._part, count)), self._tiles(own, part)
+            least = np.concatenate([tile.min(1) for tile in tiles], axis=1)[: rows.stop - start]
+            found.least.append(least)
+            likely = found.likely[rows]
+            for here, values, first in members(tiles, np.arange(len(least)), least.argmin(1)):
+                likely[here] = first + values.argmin(1) * GROUPS
+            found.squared[rows] = self._squared(embedding[rows], None, likely)
+            if settle:
+                self.settle(found, np.arange(start, rows.stop))
+        return found
+
+    def settle(self, bounds: Bounds, rows: np.ndarray) -> bool:
+        """Find the nearest point of some rows, numbers p int64 in ascending order; whether any is nearer than the one that looked so."""
+        before = bounds.squared[rows]
+        cut = self._cut(bounds.half[rows], before)
+        for part in np.unique(rows // self._part).tolist():
+            mine = slice(*np.searchsorted(rows, [part * self._part, (part + 1) * self._part]))
+            self._settle_part(bounds, part, rows[mine], cut[mine])
+        bounds.settled[rows] = True
+        return bool((bounds.squared[rows] < before).any())
+
+    def _settle_part(self, bounds: Bounds, part: int, rows: np.ndarray, cut: np.ndarray) -> None:
+        """The same for rows of one part."""
+        inside, least = rows - part * self._part, bounds.least[part]
+        least = least if len(inside) == len(least) else least[inside]
+        which, number = self._candidates(self._tiles(self._scratch(), part), inside, least, cut)
+        row = rows[which]
+        other = number != bounds.likely[row]
+        row, number = row[other], number[other]
+        many = np.bincount(row, minlength=len(bounds.squared)) > MANY
+        if many.any():
+            self._search_again(bounds.embedding, np.flatnonzero(many), bounds.squared)
+            row, number = row[~many[row]], number[~many[row]]
+        np.minimum.at(bounds.squared, row, self._squared(bounds.embedding, row, number))
 
     def _code(self, own: _Scratch, embedding: np.ndarray) -> None:
         """Put rows along the directions into what products take."""
@@ -145,39 +178,27 @@ class NearestBank:
             rounded_to_bfloat16(own.rows, own.rounded)
         own.codes[:, : self._depth] = code_of(own.rounded, self._coarse)
 
-    def _look(self, own: _Scratch, half: np.ndarray, rows: np.ndarray, found: np.ndarray) -> None:
-        """Write squared distances of n×D rows to `found`, from what the network says of them and all points."""
-        count = len(rows)
-        tiles = [self._groups(own.request.get_output_tensor(i).data)[:count] for i in range(len(self._search.outputs))]
-        least = np.concatenate([tile.min(1) for tile in tiles], axis=1)
-        likely = np.empty(count, np.int64)
-        for here, values, start in _members(tiles, np.arange(count), least.argmin(1)):
-            likely[here] = start + values.argmin(1) * GROUPS
-        reached = self._squared(rows, None, likely)
-        cut = self._cut(half[:count], reached)
-        row, number = self._candidates(tiles, least, cut)
-        other = number != likely[row]
-        row, number = row[other], number[other]
-        many = np.bincount(row, minlength=count) > MANY
-        if many.any():
-            self._search_again(rows, np.flatnonzero(many), reached)
-            row, number = row[~many[row]], number[~many[row]]
-        np.minimum.at(reached, row, self._squared(rows, row, number))
-        found[:count] = np.where(np.isnan(reached), np.inf, reached)
+    def _tiles(self, own: _Scratch, part: int) -> list[np.ndarray]:
+        """What the network says of a part's rows and all points; until it is asked of another part."""
+        if own.part != part:
+            own.request.set_input_tensor(own.inputs[part])
+            own.request.infer(share_outputs=True)  # or 4 MB are copied that nobody asked for
+            own.part = part
+        return [self._groups(own.request.get_output_tensor(i).data) for i in range(len(self._search.outputs))]
 
     def _groups(self, product: np.ndarray) -> np.ndarray:
         """n×members×GROUPS of a tile, in the order of their bits where it is bfloat16: integers are compared several times as fast."""
         return (product.view(np.int16) if self._coarse else product).reshape(self._part, -1, GROUPS)
 
-    def _candidates(self, tiles: list[np.ndarray], least: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and points of every value up to `cut`; first the groups that have one, then the members of those."""
-        row, group = np.divmod(np.flatnonzero(least <= cut[:, None]), least.shape[1])
-        rows, numbers = [], []
-        for here, values, start in _members(tiles, row, group):
-            which, member = np.divmod(np.flatnonzero(values <= cut[row[here], None]), values.shape[1])
-            rows.append(row[here][which])
-            numbers.append(start[which] + member * GROUPS)
-        return np.concatenate(rows), np.concatenate(numbers)
+    def _candidates(self, tiles: list[np.ndarray], rows: np.ndarray, least: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of every value up to `cut` which of `rows` it is of, and its point; first the groups that have one, then the members of those."""
+        which, group = np.divmod(np.flatnonzero(least <= cut[:, None]), least.shape[1])
+        whose, numbers = [], []
+        for here, values, start in members(tiles, rows[which], group):
+            found, member = np.divmod(np.flatnonzero(values <= cut[which[here], None]), values.shape[1])
+            whose.append(which[here][found])
+            numbers.append(start[found] + member * GROUPS)
+        return np.concatenate(whose), np.concatenate(numbers)
 
     def reweight(self, embedding: np.ndarray, distance: np.ndarray, neighbours: int) -> float:
         """The largest patch distance of an image and how crowded the bank is around its neighbour (PatchCore eq. 7).
@@ -267,27 +288,3 @@ class NearestBank:
             difference -= widened(rows[part] if row is None else np.take(rows, row[part], axis=0, mode="clip"), here[: len(difference)])
             np.einsum("ij,ij->i", difference, difference, out=found[part])
         return found
-
-
-def _members(tiles: list[np.ndarray], row: np.ndarray, group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of some groups of some rows, tile by tile: which these are, the values of their members, and the number of the first."""
-    for tile, found in enumerate(tiles):
-        here = np.flatnonzero(group // GROUPS == tile)
-        own = group[here] % GROUPS
-        yield here, found[row[here], :, own], tile * TILE + own
-
-
-def _search_network(points: np.ndarray, rows: int, depth: int, *, coarse: bool) -> Any:
-    """P×width queries to all products, tile by tile, P×points each; the last tile is filled up with what is never near."""
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    given, products = ops.parameter([rows, points.shape[1]], ov.Type.bf16 if coarse else ov.Type.f32), []
-    queries = ops.convert(given, "f32")
-    for start in range(0, len(points), TILE):
-        tile = points[start : start + TILE]
-        filling = np.zeros((-len(tile) % GROUPS, points.shape[1]), np.float32)
-        filling[:, depth + 3] = _NEVER
-        product = ops.matmul(queries, ops.constant(np.concatenate([tile, filling])), False, True)
-        products.append(ops.convert(product, "bf16") if coarse else product)
-    return ov.Model(products, [given], "nearest")

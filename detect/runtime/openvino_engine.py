@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from aoi.detect.runtime.directions import ENERGY, FEW
 from aoi.detect.runtime.export_folder import AGAIN, ExportFolder, Manifest
 from aoi.detect.runtime.features import normalise_rows, up_to_directions, up_to_embedding
 from aoi.detect.runtime.nearest import NearestBank
 from aoi.detect.runtime.rounding import UNIT, widened
-from aoi.detect.smoothing import smoothing_matrix
+from aoi.detect.smoothing import cells_behind, smoothing_matrix
 from aoi.errors import BackendUnavailable, ConfigError, ModelError
 
 _WHOLE_BATCH = 8
@@ -28,6 +29,8 @@ class OpenVinoEngine:
         arithmetic: fp32, bf16, or auto for bf16 where the processor has it.
         workers: threads that will ask.
         cut: search the bank outside the network where it has one; the result is the same, and faster.
+        above: where maps matter: they need be right only where they are above it, beside that, and at their highest, and may be too high
+            elsewhere, but above neither. None for everywhere.
 
     Raises:
         BackendUnavailable: OpenVINO is not installed.
@@ -35,11 +38,14 @@ class OpenVinoEngine:
         ModelError: OpenVINO does not take the network.
     """
 
-    def __init__(self, folder: ExportFolder, manifest: Manifest, *, arithmetic: str, workers: int, cut: bool = True) -> None:
+    def __init__(
+        self, folder: ExportFolder, manifest: Manifest, *, arithmetic: str, workers: int, cut: bool = True, above: float | None = None
+    ) -> None:
         core = open_core()
         self.arithmetic = resolve_arithmetic(core, arithmetic)
         self._search = manifest.search if cut else None
         self._size = manifest.image_size
+        self._above = above
         self.batch = 1 if self._search else _WHOLE_BATCH
         options = {"NUM_STREAMS": workers, "INFERENCE_NUM_THREADS": workers, "ENABLE_CPU_PINNING": False}
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if self.arithmetic == "bf16" else "f32"}
@@ -47,7 +53,7 @@ class OpenVinoEngine:
         if self._search is not None:
             bank = np.load(folder.bank, allow_pickle=False).astype(np.float32)
             rows = self._search.grid[0] * self._search.grid[1]
-            self._bank = NearestBank(core, bank, rows, options, coarse=has_bf16(core))
+            self._bank = NearestBank(core, bank, rows, options, coarse=has_bf16(core), energy=ENERGY if above is None else FEW)
         try:
             network = core.read_model(str(folder.network("openvino")))
             network.reshape([self.batch, *self._size, 3])
@@ -105,17 +111,26 @@ class OpenVinoEngine:
     def _after_features(self, found: list[np.ndarray]) -> tuple[np.ndarray, float]:
         """The map and the score of one image, from its embedding alone, float32, or in bfloat16, with its codes where they belong."""
         assert self._search is not None
-        coded = len(found) == 2
+        coded, search, above = len(found) == 2, self._search, self._above
         embedding = found[0].view(np.uint16) if coded else found[0][0]
-        search, distance = self._search, self._bank.nearest(embedding, coded=coded)
+        bounds = self._bank.bounds(embedding, coded=coded, settle=above is None)
         rows, columns = (
             smoothing_matrix(coarse, fine, search.blur_sigma, search.upsampling)
             for coarse, fine in zip(search.grid, self._size, strict=True)
         )
-        anomaly_map = rows @ distance.reshape(search.grid) @ columns.T
-        if search.image_score == "patch":
-            return anomaly_map, self._bank.reweight(embedding, distance, search.neighbours)
-        return anomaly_map, float(anomaly_map.max())
+        by_patch = search.image_score == "patch"
+        anomaly_map = rows @ bounds.distance.reshape(search.grid) @ columns.T
+        while above is not None:
+            level = above if by_patch else min(above, float(anomaly_map.max()))
+            cells = np.flatnonzero(cells_behind(anomaly_map, level, rows, columns) & ~bounds.settled)
+            if not len(cells) or not self._bank.settle(bounds, cells):
+                break
+            anomaly_map = rows @ bounds.distance.reshape(search.grid) @ columns.T
+        if not by_patch:
+            return anomaly_map, float(anomaly_map.max())
+        while not bounds.settled[top := int(bounds.distance.argmax())]:
+            self._bank.settle(bounds, np.array([top]))
+        return anomaly_map, self._bank.reweight(embedding, bounds.distance, search.neighbours)
 
 
 def open_core() -> Any:

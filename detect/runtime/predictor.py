@@ -40,6 +40,8 @@ class RuntimePredictor:
         runtime: `openvino` or `onnx`; must be the format of the export.
         arithmetic: `fp32`; `bf16` or `auto` for OpenVINO.
         workers: threads that look at images at once; None for one a processor.
+        maps: whether maps are wanted. Verdicts, scores and regions are the same without; maps may then be too high where they are below
+            the pixel threshold and their highest.
 
     Raises:
         ModelError: not an export, or a damaged one.
@@ -47,7 +49,7 @@ class RuntimePredictor:
         BackendUnavailable: the runtime is not installed.
     """
 
-    def __init__(self, export: Path, runtime: Runtime, *, arithmetic: str = "fp32", workers: int | None = None) -> None:
+    def __init__(self, export: Path, runtime: Runtime, *, arithmetic: str = "fp32", workers: int | None = None, maps: bool = True) -> None:
         folder = ExportFolder(export)
         self.manifest = folder.read()
         if self.manifest.format != runtime:
@@ -60,7 +62,8 @@ class RuntimePredictor:
         thresholds = folder.read_thresholds()
         self.workers = workers or processors()
         self._judge = Judge(thresholds, self.manifest.min_area, self.manifest.max_area)
-        self._engine = open_engine(folder, self.manifest, arithmetic=arithmetic, workers=self.workers)
+        above = None if maps else thresholds.pixel_threshold
+        self._engine = open_engine(folder, self.manifest, arithmetic=arithmetic, workers=self.workers, above=above)
         self.arithmetic = self._engine.arithmetic
         fingerprint = str(read_json(folder.manifest).get("created_at")) + str(thresholds) + runtime + self.arithmetic
         batch = max(CHUNK, self._engine.batch)
@@ -84,14 +87,16 @@ class RuntimePredictor:
         return [self._judge(*each) for each in zip(images, maps, scores.tolist(), strict=True)]
 
 
-def open_engine(folder: ExportFolder, manifest: Manifest, *, arithmetic: str, workers: int, cut: bool = True) -> Engine:
-    """The engine for an export's format; `cut` as in `OpenVinoEngine`."""
+def open_engine(
+    folder: ExportFolder, manifest: Manifest, *, arithmetic: str, workers: int, cut: bool = True, above: float | None = None
+) -> Engine:
+    """The engine for an export's format; `cut` and `above` as in `OpenVinoEngine`."""
     if arithmetic not in ("fp32", "bf16", "auto"):
         raise ConfigError(f"arithmetic {arithmetic!r} is unknown", hint="choose fp32, bf16 or auto")
     if manifest.format == "openvino":
         from aoi.detect.runtime.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(folder, manifest, arithmetic=arithmetic, workers=workers, cut=cut)
+        return OpenVinoEngine(folder, manifest, arithmetic=arithmetic, workers=workers, cut=cut, above=above)
     from aoi.detect.runtime.onnx_engine import OnnxEngine
 
     return OnnxEngine(folder, manifest, arithmetic=arithmetic)

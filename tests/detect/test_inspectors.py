@@ -104,7 +104,7 @@ def test_the_processes_need_no_torch(export: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(str(tmp_path))
     import those  # type: ignore[import-not-found]
 
-    begin = partial(inspectors._open, export, "openvino", "fp32", 1)
+    begin = partial(inspectors._open, export, "openvino", "fp32", 1, False)
     with crew.Crew(Work(begin, inspectors._perform), 1, those.loaded) as one:
         assert not one.greetings[0] & {
             "torch",

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("openvino")
 
 from aoi.detect.runtime import nearest as module
+from aoi.detect.runtime import products
 from aoi.detect.runtime.directions import strongest_directions
 from aoi.detect.runtime.nearest import NearestBank
 from aoi.detect.runtime.openvino_engine import has_bf16, open_core
@@ -77,7 +78,8 @@ def test_a_first_look_along_few_directions_loses_no_neighbour(
         pytest.skip("this processor has no bfloat16 products")
     queries, bank = flat(rng, kind)
     for tile, rows, many in ((4096, 1024, 64), (256, 40, 64), (4096, 1024, 2)):
-        for name, value in (("TILE", tile), ("ROWS", rows), ("MANY", many)):
+        monkeypatch.setattr(products, "TILE", tile)
+        for name, value in (("ROWS", rows), ("MANY", many)):
             monkeypatch.setattr(module, name, value)
         searcher = NearestBank(core, bank, len(queries), OPTIONS, coarse=coarse)
         assert searcher._basis is not None
@@ -149,7 +151,7 @@ def test_distances_are_exact(rng: np.random.Generator, kind: str, coarse: bool) 
 
 
 def test_a_bank_of_several_tiles(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE", 128)
+    monkeypatch.setattr(products, "TILE", 128)
     core = open_core()
     queries, bank = rng.normal(size=(32, 20)).astype(np.float32), rng.normal(size=(303, 20)).astype(np.float32)
     found = NearestBank(core, bank, len(queries), OPTIONS, coarse=has_bf16(core)).nearest(queries)
