@@ -146,7 +146,11 @@ def mixed_plan(parts, small_plan) -> Plan:
         count=12,
         folds=3,
         probe={"generators": ("cutpaste-scar", "perlin"), "count": 6},
-        select={"candidates": {"patchcore": [{}, {"image_size": 96}], "padim": [{}, {"strides": [8]}]}, "sigmas": [4.0]},
+        select={
+            "candidates": {"patchcore": [{}, {"image_size": 96}], "padim": [{}, {"strides": [8]}]},
+            "sigmas": [4.0],
+            "grounds": ["none"],
+        },
     )
 
 
