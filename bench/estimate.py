@@ -143,8 +143,8 @@ def _needed(run: Run, name: str, dataset: Dataset, mini: Miniature, foreign: Map
     """What there is to do for one data set."""
     supply, normals = stock_of(run.plan, name, dataset, run.elsewhere).supply, tuple(normal_paths(run.plan, name))
     real = [tuple(sample.path for sample in each) for each in (dataset.train_good, tested(dataset, run.plan))]
-    kept, kept_normals = sum(_kept(run, paths) for paths in real), _kept(run, normals)
-    return Workload(run.plan, name, dataset, mini, kept, run.out, supply, foreign, len(normals), kept_normals)
+    (good, test), kept_normals = (_kept(run, paths) for paths in real), _kept(run, normals)
+    return Workload(run.plan, name, dataset, mini, good + test, run.out, supply, foreign, len(normals), kept_normals, good)
 
 
 def _kept(run: Run, paths: tuple[Path, ...]) -> int:

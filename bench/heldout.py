@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,40 @@ class HeldOut:
     """Of every generator's defects, in order."""
     fold: np.ndarray
     """N int64, the fold of each training image."""
+
+
+class LaterScores(Scores):
+    """Scores that are computed when somebody first looks at them.
+
+    Args:
+        make: computes them.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self, make: Callable[[], Scores]) -> None:
+        object.__setattr__(self, "_found", functools.cache(make))
+
+    @property
+    def maps(self) -> np.ndarray:
+        """N×H×W float32."""
+        return self._now().maps
+
+    @property
+    def image_scores(self) -> np.ndarray:
+        """N float64."""
+        return self._now().image_scores
+
+    def _now(self) -> Scores:
+        found: Callable[[], Scores] = object.__getattribute__(self, "_found")
+        return found()
+
+
+def first_scores(scores: Scores, amount: int | None) -> Scores:
+    """Those of the first `amount` images; None for all."""
+    if amount is None:
+        return scores
+    return LaterScores(lambda: Scores(scores.maps[:amount], scores.image_scores[:amount]))
 
 
 def folds_of(count: int, *, folds: int, seed: int) -> np.ndarray:
@@ -44,17 +80,42 @@ def cross_validate(
     *,
     folds: int,
     seed: int,
+    timed: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: Progress = silent,
 ) -> HeldOut:
     """Fit on all folds but one, score the one; the folds are those of `aoi.detect.calibration` for the same seed.
+
+    Nothing is computed before somebody looks at a score.
 
     Args:
         make: gives a fresh detector.
         train: features of N good images, N ≥ 2.
         synth: of every generator: features of S defects, and which training image each was drawn on, S int64.
         folds: at most N.
+        timed: books the time.
     """
     fold = folds_of(len(train), folds=folds, seed=seed)
+
+    @functools.cache
+    def found() -> tuple[Scores, dict[str, Scores]]:
+        with timed():
+            return _cross_validated(make, train, synth, fold, progress)
+
+    return HeldOut(LaterScores(lambda: found()[0]), {name: _named(found, name) for name in synth}, fold)
+
+
+def _named(found: Callable[[], tuple[Scores, dict[str, Scores]]], name: str) -> Scores:
+    return LaterScores(lambda: found()[1][name])
+
+
+def _cross_validated(
+    make: Callable[[], Detector],
+    train: FeatureSet,
+    synth: Mapping[str, tuple[FeatureSet, np.ndarray]],
+    fold: np.ndarray,
+    progress: Progress,
+) -> tuple[Scores, dict[str, Scores]]:
+    """Scores of the good images and of every generator's defects."""
     folds = int(fold.max()) + 1
     good = _blank(len(train), train.image_size)
     drawn = {name: _blank(len(features), train.image_size) for name, (features, _) in synth.items()}
@@ -66,7 +127,7 @@ def cross_validate(
         for name, (features, sources) in synth.items():
             _put(drawn[name], np.flatnonzero(fold[sources] == number), features, detector)
     progress("held-out scores", folds, folds)
-    return HeldOut(good, drawn, fold)
+    return good, drawn
 
 
 def with_defects_on_both_sides(fold: np.ndarray, sources: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from aoi.bench.cache.store import Reading
 from aoi.bench.couplings.group import PROBE, Fits, Group, baseline
 from aoi.bench.couplings.rules import RULES
 from aoi.bench.detectors import folds_for, fresh_detector
-from aoi.bench.heldout import cross_validate
+from aoi.bench.heldout import LaterScores, cross_validate
 from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import RealImages, SynthImages
 from aoi.bench.material.mixture import Mixture, mixed_images
@@ -26,7 +26,7 @@ from aoi.bench.measure import arm_metrics
 from aoi.bench.plan import Plan
 from aoi.bench.plan_options import MIXED, Candidate
 from aoi.bench.state import Run
-from aoi.detect.detector import Detector, detector_family
+from aoi.detect.detector import Detector, Scores, detector_family
 from aoi.detect.features import FeatureSet, extract_features
 
 BANK = "coreset_ratio"
@@ -139,21 +139,39 @@ def _groups(
         return sharing.detector(fresh(), layers)
 
     train = next(iter(tests.values())).train.only(layers)
+    fitted = shared()
     with run.timed("test scores"):
-        fitted = shared()
         fitted.fit(train)
-        scores = {name: fitted.score(real.test.only(layers), progress=run.progress) for name, real in tests.items()}
-    with run.timed("held-out scores"):
-        every = synth | {PROBE.format(name): images for name, images in probes.items()}
-        drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items() if name != MIXED}
-        held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, progress=run.progress)
-        if MIXED in synth:
-            mixed = Mixture.of(synth, run.plan.kinds(MIXED), run.plan.most).scores(held_out.synth)
-            held_out = replace(held_out, synth={**held_out.synth, MIXED: mixed})
+
+    def tested(real: RealImages) -> Scores:
+        with run.timed("test scores"):
+            return fitted.score(real.test.only(layers), progress=run.progress)
+
+    every = synth | {PROBE.format(name): images for name, images in probes.items()}
+    drawn = {name: (images.features.only(layers), images.sources) for name, images in every.items() if name != MIXED}
+    timed = partial(run.timed, "held-out scores")
+    held_out = cross_validate(shared, train, drawn, folds=folds_for(detector, run.plan), seed=seed, timed=timed, progress=run.progress)
+    if MIXED in synth:
+        alone = held_out.synth
+        mixed = LaterScores(lambda: Mixture.of(synth, run.plan.kinds(MIXED), run.plan.most).scores(alone))
+        held_out = replace(held_out, synth={**alone, MIXED: mixed})
     fits = Fits(fresh, train, held_out.fold, None if layers else fitted, fit=lambda made, images: sharing.fitted(made, layers, images))
     make = partial(_variant, run, detector, seed, sharing, sizes)
     return {
-        name: Group(real, synth, scores[name], held_out, run.head_layers, detector, make, fits, seed, run.plan, sharing, probes)
+        name: Group(
+            real,
+            synth,
+            LaterScores(partial(tested, real)),
+            held_out,
+            run.head_layers,
+            detector,
+            make,
+            fits,
+            seed,
+            run.plan,
+            sharing,
+            probes,
+        )
         for name, real in tests.items()
     }
 

@@ -16,7 +16,7 @@ from aoi.bench.judging.verdicts import judge
 from aoi.bench.ledger import Ledger
 from aoi.bench.material.datasets import check_datasets, check_out, dataset_names
 from aoi.bench.material.elsewhere import find_elsewhere
-from aoi.bench.material.images import RealImages, degraded_images, diffusion_settings, real_images
+from aoi.bench.material.images import RealImages, degraded_images, diffusion_settings, good_features, real_images
 from aoi.bench.material.normal_images import check_normal_folders
 from aoi.bench.material.sources import arms_of
 from aoi.bench.notes import TEST, TRAIN, Notes
@@ -154,6 +154,14 @@ def real_sets(run: Run, name: str, dataset: Dataset, missing: Iterable[Arm], cac
     run.notes.keep(name, TRAIN, near=real.near)
     run.notes.keep(name, TEST, said=real.gaps)
     return tests
+
+
+def learned_features(run: Run, dataset: Dataset) -> None:
+    """Features of the good training images, for whoever reads the real images of this data set with the same cache."""
+    reading = Reading(run.cache)  # what it fetched stays in a cache that does not last
+    with run.timed("features"):
+        good_features(dataset, run.backbone, run.plan, reading, progress=run.progress)
+    reading.release()
 
 
 def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchResult:

@@ -15,13 +15,18 @@ from aoi.bench.material.datasets import check_datasets, dataset_names
 from aoi.bench.material.images import RealImages
 from aoi.bench.plan import Plan
 from aoi.bench.portion import lots_of, make_defects, run_seed
-from aoi.bench.run import prepare, real_sets
+from aoi.bench.run import learned_features, prepare, real_sets
 from aoi.bench.state import Run
 from aoi.data.progress import silent
 from aoi.data.sample import Dataset
 from aoi.engine.local import LocalEngine
 from aoi.engine.work import Engine, Needs, Task, Work
 from aoi.errors import ConfigError, ModelError
+
+SEARCH = "select"
+"""The coupling that fits detectors with other settings."""
+LEARNED = "those to learn from"
+"""The good training images of a data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class Step:
     portion: tuple[int, int] | None
     """Seed and number of good images; None for the real images, which all portions share."""
     lot: str | None = None
-    """One lot of the portion's defects alone, of `lots_of`: tasks for each of its detectors come after; None for the arms."""
+    """Of the real images `LEARNED` alone, or one lot of the portion's defects alone, of `lots_of`; None for all images, or the arms."""
 
 
 @dataclass(eq=False)
@@ -97,28 +102,41 @@ def parted_portions(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], worker
 
 
 def tasks_of(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], *, parted: int = 0) -> Iterator[Task[Step]]:
-    """The real images of each data set before its portions; of the last `parted` portions every lot of defects before the detectors."""
+    """The real images of each data set before its portions; of the last `parted` portions every lot of defects before the arms."""
     whole = sum(len(portions(arms)) for arms in missing.values()) - parted
     for dataset, arms in missing.items():
+        real = (f"good images of {dataset}", f"the real images of {dataset}")
         if arms:
-            yield Task(_real(dataset), Step(dataset, arms, None))
+            yield Task(real[0], Step(dataset, arms, None, LEARNED))
+            yield Task(real[1], Step(dataset, arms, None))
         for seed, shots in portions(arms):
             wanted = {arm: identity for arm, identity in arms.items() if (arm.seed, arm.condition.shots) == (seed, shots)}
             name = f"{dataset}, seed {seed}" + (f", {shots} good images" if shots else "")
             if whole > 0:
                 whole -= 1
-                yield Task(name, Step(dataset, wanted, (seed, shots)), (_real(dataset),))
+                yield Task(name, Step(dataset, wanted, (seed, shots)), real)
                 continue
             lots = {f"{name}, defects, {lot}": lot for lot in lots_of(plan, list(wanted))}
             for task, lot in lots.items():
-                yield Task(task, Step(dataset, wanted, (seed, shots), lot), (_real(dataset),))
-            for detector in dict.fromkeys(arm.detector for arm in wanted):
-                own = {arm: identity for arm, identity in wanted.items() if arm.detector == detector}
-                yield Task(f"{name}, {detector}", Step(dataset, own, (seed, shots)), (_real(dataset), *lots))
+                yield Task(task, Step(dataset, wanted, (seed, shots), lot), real)
+            for part, own in parts_of(wanted).items():
+                yield Task(f"{name}, {part}", Step(dataset, own, (seed, shots)), (*real, *lots))
 
 
-def _real(dataset: str) -> str:
-    return f"the real images of {dataset}"
+def parts_of(wanted: Mapping[Arm, str]) -> dict[str, dict[Arm, str]]:
+    """The arms of a portion by detector, what looks for other settings apart: it fits detectors of its own.
+
+    Of what the parts have in common each asks the cache when it needs it. A search needs the scores of the detector as it was in the end
+    only, so that it comes beside the first detector's other arms and before those of the second.
+    """
+    names = list(dict.fromkeys(arm.detector for arm in wanted))
+    turns = [(names[0], False), *((name, True) for name in reversed(names)), *((name, False) for name in names[1:])]
+    found: dict[str, dict[Arm, str]] = {}
+    for name, searches in turns:
+        own = {arm: identity for arm, identity in wanted.items() if arm.detector == name and (arm.coupling == SEARCH) == searches}
+        if own:
+            found[f"{name}, {SEARCH}" if searches else name] = own
+    return found
 
 
 def needs(plan: Plan, out: Path) -> Needs:
@@ -158,6 +176,9 @@ def perform(desk: Desk, step: Step) -> dict[str, float]:
     run.clock = Clock()
     wanted = [arm for arm, identity in step.wanted.items() if not run.read(arm, identity)]
     if wanted:
+        if step.lot == LEARNED:
+            learned_features(run, desk.datasets[step.dataset])
+            return run.clock.seconds()
         tests = desk.real_sets(step)
         if step.portion is not None and step.lot is not None:
             make_defects(run, tests, *step.portion, wanted, step.lot)

@@ -17,7 +17,7 @@ from aoi.bench.material.taken import take
 from aoi.bench.plan import Plan
 from aoi.bench.plan_options import MIXED, REAL
 from aoi.bench.portion import WATCHING, makers_of
-from aoi.bench.scale import Step
+from aoi.bench.scale import LEARNED, SEARCH, Step
 from aoi.data.defect_pairs import MANIFEST
 from aoi.data.sample import Dataset, Sample
 
@@ -84,6 +84,7 @@ class Workload:
 
     Args:
         extracted: of the real images, how many have features in the cache.
+        extracted_good: of the good ones to learn from.
         out: the ablation's folder.
         supply: by generator, defects that are there, real ones or from a folder: nothing is drawn for them.
         rates: of anomalib's detectors.
@@ -100,6 +101,7 @@ class Workload:
     rates: Mapping[str, Rates] = field(default_factory=dict)
     normals: int = 0
     kept_normals: int = 0
+    extracted_good: int = 0
 
     def of(self, step: Step, *, made: bool = False) -> Load:
         """What one task does.
@@ -108,9 +110,12 @@ class Workload:
             made: other tasks have made the defects.
         """
         arms = list(step.wanted)
+        if step.lot == LEARNED:
+            good = len(self.dataset.train_good)
+            return Load(real=good, images=good - self.extracted_good)
         if step.portion is None:
-            images = len(self.dataset.train_good) + self._test(arms)
-            return Load(real=images + self.normals, images=images - self.extracted + self.normals - self.kept_normals)
+            images, extracted = self._test(arms), self.extracted - self.extracted_good
+            return Load(real=images + self.normals, images=images - extracted + self.normals - self.kept_normals)
         load = Load(block=self._all(arms))
         for lot in () if made else self._lots(arms, *step.portion):
             if step.lot not in (None, WATCHING if lot.probe else lot.maker):
@@ -122,7 +127,9 @@ class Workload:
 
     def _computed(self, arms: list[Arm], shots: int) -> Load:
         """Fits, scores and couplings of a portion."""
-        good, detectors = shots or len(self.dataset.train_good), len({arm.detector for arm in arms if model_of(arm.detector) is None})
+        # A search by itself finds the scores of the detector as it was.
+        own = {arm.detector for arm in arms if model_of(arm.detector) is None and arm.coupling != SEARCH}
+        good, detectors = shots or len(self.dataset.train_good), len(own)
         seen, mini = self._test(arms) + good + self._all(arms), self.mini
         mixed = self.plan.most if any(arm.generator == MIXED for arm in arms) else 0  # copies of maps that its parts were scored for
         load = Load(learned=detectors * good / mini.train, scored=detectors * seen / mini.images, good=good, mapped=seen + mixed)

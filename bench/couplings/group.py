@@ -10,7 +10,7 @@ import numpy as np
 
 from aoi.bench.cache.sharing import Sharing
 from aoi.bench.couplings.selection import Maker
-from aoi.bench.heldout import HeldOut, with_defects_on_both_sides
+from aoi.bench.heldout import HeldOut, first_scores, with_defects_on_both_sides
 from aoi.bench.material.images import RealImages, SynthImages
 from aoi.bench.plan import Plan
 from aoi.data.progress import Progress
@@ -131,10 +131,7 @@ class Group:
             generator: the arm's own; `none` for the baseline.
         """
         synth = {name: images.first(amount) for name, images in self.synth.items()}
-        scores = {
-            name: Scores(each.maps[:amount], each.image_scores[:amount]) if name in synth else each
-            for name, each in self.held_out.synth.items()
-        }
+        scores = {name: first_scores(each, amount) if name in synth else each for name, each in self.held_out.synth.items()}
         fold, fits = self.held_out.fold, self.fits
         if generator in synth:
             fold = with_defects_on_both_sides(fold, synth[generator].sources)

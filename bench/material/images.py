@@ -135,11 +135,13 @@ def real_images(
         raise near_leak(near, SHOWN)
     size = (plan.image_size, plan.image_size)
     masks = truth_masks(test, size)
+    # The test images first: another process may be busy with the good ones.
+    tested = extract_features([sample.path for sample in test], backbone, size, cache=cache, progress=progress)
     return RealImages(
         name,
         dataset_fingerprint(dataset),
-        extract_features([sample.path for sample in train], backbone, size, cache=cache, progress=progress),
-        extract_features([sample.path for sample in test], backbone, size, cache=cache, progress=progress),
+        good_features(dataset, backbone, plan, cache, progress=progress),
+        tested,
         test,
         masks,
         train_contents,
@@ -151,6 +153,16 @@ def real_images(
         near,
         gaps(test, masks),
     )
+
+
+def good_features(dataset: Dataset, backbone: Backbone, plan: Plan, cache: FeatureKeeper, *, progress: Progress = silent) -> FeatureSet:
+    """Features of all good training images.
+
+    Raises:
+        DataError: an unreadable image.
+    """
+    paths = [sample.path for sample in dataset.train_good]
+    return extract_features(paths, backbone, (plan.image_size, plan.image_size), cache=cache, progress=progress)
 
 
 def degraded_images(

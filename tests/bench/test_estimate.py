@@ -187,19 +187,20 @@ def test_a_probe_that_is_there_costs_nothing(plan, tmp_path, fixed):
     assert estimate(watched, tmp_path / "out", cache=tmp_path / "cache").shared[0].on_record == 5
 
 
-def test_two_processes_share_the_work_and_one_waits_for_the_images(plan, tmp_path, fixed):
+def test_two_processes_share_the_work_and_both_see_to_the_images_first(plan, tmp_path, fixed):
     alone = estimate(plan, tmp_path / "out", cache=tmp_path / "cache")
     assert (alone.workers, alone.wall) == (1, pytest.approx(alone.total))
     two = estimate(plan, tmp_path / "out", engine=LocalEngine(2), cache=tmp_path / "cache")
     assert two.seconds == pytest.approx(alone.seconds)
     images, statistics = two.seconds["features of real images"], two.seconds["statistics"]
-    assert two.wall == pytest.approx(images + (two.total - images - statistics) / 2 + statistics)  # a seed each
+    first = images * 14 / 26  # the good ones, while the other process sees to 12 to test
+    assert two.wall == pytest.approx(first + (two.total - images - statistics) / 2 + statistics)  # a seed each
     assert two.memory > 1.9 * alone.memory
     assert f"in 2 processes, which work {duration(two.total)} together" in two.summary()
     assert two.as_dict()["wall_seconds"] == round(two.wall, 1)
     four = estimate(plan, tmp_path / "out", engine=LocalEngine(4), cache=tmp_path / "cache")
     assert four.total == pytest.approx(alone.total)  # what is parted by detector is not counted twice
-    assert images < four.wall < two.wall
+    assert first < four.wall < two.wall
 
 
 def test_nobody_knows_how_many_tasks_a_cluster_takes_at_a_time(plan, tmp_path, fixed, elsewhere):

@@ -10,7 +10,7 @@ import pytest
 from aoi.bench.arms import Arm
 from aoi.bench.plan import Plan
 from aoi.bench.run import run_bench
-from aoi.bench.scale import parted_portions, tasks_of
+from aoi.bench.scale import parted_portions, parts_of, tasks_of
 from aoi.bench.workers import MEMORY, local_engine, processes
 from aoi.engine.local import LocalEngine
 
@@ -55,18 +55,28 @@ def test_portions_are_parted_where_they_leave_a_process_idle() -> None:
     assert parted_portions(plan_of(couplings=("segment",)), arms_of(3), 2) == 0
 
 
-def test_every_lot_of_defects_of_a_parted_portion_is_a_task_before_its_detectors() -> None:
+def test_every_lot_of_defects_of_a_parted_portion_is_a_task_before_its_arms() -> None:
     names = {task.name: task.after for task in tasks_of(plan_of(), arms_of(1), parted=1)}
-    real, seed = "the real images of d", "d, seed 0"
-    assert names == {real: (), f"{seed}, patchcore": (real,), f"{seed}, padim": (real,)}
-    taught = arms_of(1, ("perlin", "head"), ("displace", "select"))
+    real, seed = ("good images of d", "the real images of d"), "d, seed 0"
+    none = dict.fromkeys(real, ())
+    assert names == none | dict.fromkeys((f"{seed}, patchcore", f"{seed}, padim"), real)
+    taught = arms_of(1, ("perlin", "head"), ("displace", "negative"))
     names = {task.name: task.after for task in tasks_of(plan_of(), taught, parted=1)}
     lots = tuple(f"{seed}, defects, {lot}" for lot in ("perlin", "displace", "those that watch"))
-    expected = dict.fromkeys(lots, (real,)) | dict.fromkeys((f"{seed}, patchcore", f"{seed}, padim"), (real, *lots))
-    assert names == {real: (), **expected}
+    expected = dict.fromkeys(lots, real) | dict.fromkeys((f"{seed}, patchcore", f"{seed}, padim"), (*real, *lots))
+    assert names == none | expected
     names = [task.name for task in tasks_of(plan_of(), arms_of(3, ("perlin", "weight")), parted=1)]
     lots = [f"d, seed 2, defects, {lot}" for lot in ("perlin", "those that watch")]
-    assert names == [real, "d, seed 0", "d, seed 1", *lots, "d, seed 2, patchcore", "d, seed 2, padim"]
+    assert names == [*real, "d, seed 0", "d, seed 1", *lots, "d, seed 2, patchcore", "d, seed 2, padim"]
+
+
+def test_a_search_for_settings_is_a_task_beside_the_other_arms_of_its_detector() -> None:
+    arms = arms_of(1, ("perlin", "select"), ("perlin", "head"))["d"]
+    parts = parts_of(arms)
+    assert list(parts) == ["patchcore", "padim, select", "patchcore, select", "padim"]
+    assert {arm for part in parts.values() for arm in part} == set(arms)
+    assert {arm.coupling for arm in parts["padim, select"]} == {"select"}
+    assert {arm.coupling for arm in parts["padim"]} == {"none", "head"}
 
 
 class Here(LocalEngine):
@@ -94,6 +104,16 @@ def test_parted_portions_give_the_same_records(plan, tiny_bench, tmp_path) -> No
     assert "disc, seed 0, defects, perlin" in seen
     assert contents(tmp_path / "one") == contents(tmp_path / "parted")
     assert not (tmp_path / "parted" / ".bench-cache").exists()
+
+
+def test_a_search_apart_gives_the_same_records(parts, small_plan, tiny_bench, tmp_path) -> None:
+    candidates = {name: [{}, {"strides": [8]}] for name in ("patchcore", "padim")}
+    changes = {"seeds": (0,), "generators": ("none", "perlin"), "couplings": ("calibrate", "select"), "folds": 3}
+    plan = small_plan(parts, select={"candidates": candidates, "sigmas": [4]}, **changes)
+    run_bench(plan, tmp_path / "one")
+    run_bench(plan, tmp_path / "parted", engine=Here(2))
+    assert seen[-4:] == [f"disc, seed 0, {part}" for part in ("patchcore", "padim, select", "patchcore, select", "padim")]
+    assert contents(tmp_path / "one") == contents(tmp_path / "parted")
 
 
 @pytest.mark.slow
