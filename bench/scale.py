@@ -25,6 +25,8 @@ from aoi.errors import ConfigError, ModelError
 
 SEARCH = "select"
 """The coupling that fits detectors with other settings."""
+DEAREST = "displace"
+"""Pieces of a part and what lies behind them take the longest to find: half as long again as other generators' defects."""
 LEARNED = "those to learn from"
 """The good training images of a data set."""
 
@@ -94,7 +96,7 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
 def parted_portions(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], workers: int) -> int:
     """How many portions, the last ones, are parted by detector, so that no process of a few idles while they are computed.
 
-    Two detectors of a portion share a head, a bank of defects and, above all, a segmentation network: what is parted is computed twice.
+    Two detectors of a portion share a bank of defects and, above all, a segmentation network: what is parted is computed twice.
     """
     count = sum(len(portions(arms)) for arms in missing.values())
     detectors = {arm.detector for arms in missing.values() for arm in arms}
@@ -116,7 +118,9 @@ def tasks_of(plan: Plan, missing: Mapping[str, Mapping[Arm, str]], *, parted: in
                 whole -= 1
                 yield Task(name, Step(dataset, wanted, (seed, shots)), real)
                 continue
-            lots = {f"{name}, defects, {lot}": lot for lot in lots_of(plan, list(wanted))}
+            # The dearest first, so that the processes are done with them at about the same time.
+            ordered = sorted(lots_of(plan, list(wanted)), key=lambda lot: lot != DEAREST)
+            lots = {f"{name}, defects, {lot}": lot for lot in ordered}
             for task, lot in lots.items():
                 yield Task(task, Step(dataset, wanted, (seed, shots), lot), real)
             for part, own in parts_of(wanted).items():

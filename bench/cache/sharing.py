@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel
 
-from aoi.bench.cache.said import Said, read_said, written
+from aoi.bench.cache.said import Result, Said, read_said, written
 from aoi.bench.cache.store import Cache
 from aoi.bench.clock import Clock
 from aoi.bench.identity import code_identity, content_identity, features_identity
@@ -67,6 +68,15 @@ class Sharing:
                 self._once.popitem(last=False)
         self._once.move_to_end(key)
         return cast(T, self._once[key])
+
+    def kept(self, what: str, inputs: Sequence[object], make: Callable[[], Result], read: Callable[[Path], Result]) -> Result:
+        """Like `once`, and on disk, where another process finds it.
+
+        Args:
+            read: gives what the result's `write` wrote.
+        """
+        parts = [SCHEMA, code_identity(), self.device, what, *(content_identity(each) for each in inputs)]
+        return self.once(what, inputs, lambda: self.cache.fetch(what, identity_of(parts)[:32], written(make), read))
 
     def detector(self, made: Detector, layers: tuple[str, ...], smaller: Detector | None = None) -> Detector:
         """A detector like `made`, which has not been fitted and reads `layers`, that fits and scores only what nobody has before.

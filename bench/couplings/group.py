@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from aoi.bench.cache.said import Result
 from aoi.bench.cache.sharing import Sharing
 from aoi.bench.couplings.selection import Maker
 from aoi.bench.heldout import HeldOut, first_scores, with_defects_on_both_sides
@@ -123,6 +125,10 @@ class Group:
     def once(self, what: str, inputs: Sequence[object], make: Callable[[], T]) -> T:
         """The result of `make`, unless another arm with equal inputs has it; see `Sharing.once`."""
         return make() if self.sharing is None else self.sharing.once(what, inputs, make)
+
+    def shared(self, what: str, inputs: Sequence[object], make: Callable[[], Result], read: Callable[[Path], Result]) -> Result:
+        """Like `once`, and on disk; see `Sharing.kept`."""
+        return make() if self.sharing is None else self.sharing.kept(what, inputs, make, read)
 
     def with_first(self, amount: int | None, generator: str) -> Group:
         """What one arm sees: the first `amount` defects of every generator (None for all), on both sides of the fold that is held out.

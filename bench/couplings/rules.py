@@ -19,6 +19,7 @@ from aoi.bench.couplings.probing import watch_of
 from aoi.bench.couplings.segment import segment, segment_legacy
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.couplings.select import select
+from aoi.bench.couplings.taught import Taught, read_taught
 from aoi.bench.couplings.train import train
 from aoi.bench.couplings.weighting import weight
 from aoi.bench.material.images import SynthImages
@@ -48,7 +49,8 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     drawn = np.flatnonzero(fold[images.sources] != 0)
     if not len(drawn):
         return replace(baseline(group), details={"untaught": UNTAUGHT})
-    trained, logits, good_logits = _taught(group, images, learned, drawn, options, progress)
+    taught = _taught(group, images, learned, drawn, options, progress)
+    trained, logits, good_logits = taught.head, taught.test, taught.good
     weights = WEIGHTS if settings.weight == "auto" else (settings.weight,)
     quantiles = QUANTILES if settings.quantile == "auto" else (settings.quantile,)
     if not settings.chooses:
@@ -67,9 +69,7 @@ def head(group: Group, generator: str, progress: Progress = silent) -> Outcome:
     return from_fold_0(group, maps, scores, details, fused)
 
 
-def _taught(
-    group: Group, images: SynthImages, learned: np.ndarray, drawn: np.ndarray, options: HeadOptions, progress: Progress
-) -> tuple[Head, np.ndarray, np.ndarray]:
+def _taught(group: Group, images: SynthImages, learned: np.ndarray, drawn: np.ndarray, options: HeadOptions, progress: Progress) -> Taught:
     """A head, its logits of the test images and of the good images of fold 0: they do not depend on the detector, the next one finds them.
 
     What good images are like does not depend on the defects either: all heads of a seed share it.
@@ -79,12 +79,12 @@ def _taught(
     kept = group.real.train.take(np.flatnonzero(group.held_out.fold == 0)).only(layers)
     alike = [good, layers, options.model_dump(mode="json"), group.seed]
 
-    def taught() -> tuple[Head, np.ndarray, np.ndarray]:
+    def taught() -> Taught:
         ground = group.once("good ground", alike, lambda: good_ground(good, layers, options, seed=group.seed))
         trained = train_head(good, defects, masks, layers=layers, options=options, seed=group.seed, ground=ground, progress=progress)
-        return trained, trained.logits(group.real.test.only(layers)), trained.logits(kept)
+        return Taught(trained, trained.logits(group.real.test.only(layers)), trained.logits(kept))
 
-    return group.once("head", [*alike, defects, masks, kept, group.real.test.only(layers)], taught)
+    return group.shared("heads", [*alike, defects, masks, kept, group.real.test.only(layers)], taught, read_taught)
 
 
 def _seer(group: Group, trained: Head, good_logits: np.ndarray) -> Callable[[Fusion], Sight] | None:

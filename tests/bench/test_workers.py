@@ -62,7 +62,7 @@ def test_every_lot_of_defects_of_a_parted_portion_is_a_task_before_its_arms() ->
     assert names == none | dict.fromkeys((f"{seed}, patchcore", f"{seed}, padim"), real)
     taught = arms_of(1, ("perlin", "head"), ("displace", "negative"))
     names = {task.name: task.after for task in tasks_of(plan_of(), taught, parted=1)}
-    lots = tuple(f"{seed}, defects, {lot}" for lot in ("perlin", "displace", "those that watch"))
+    lots = tuple(f"{seed}, defects, {lot}" for lot in ("displace", "perlin", "those that watch"))
     expected = dict.fromkeys(lots, real) | dict.fromkeys((f"{seed}, patchcore", f"{seed}, padim"), (*real, *lots))
     assert names == none | expected
     names = [task.name for task in tasks_of(plan_of(), arms_of(3, ("perlin", "weight")), parted=1)]
