@@ -28,9 +28,10 @@ class Taught:
     def write(self, folder: Path) -> None:
         """Into a folder without such a file."""
         head = self.head
-        weights = {name: value.numpy() for name, value in head.network.state_dict().items()}
-        what = {"layers": np.array(head.layers), "patch_size": np.array(head.patch_size), "test": self.test, "good": self.good}
-        np.savez(folder / _FILE, mean=head.mean.numpy(), scale=head.scale.numpy(), **what, **weights)
+        arrays = {name: value.numpy() for name, value in head.network.state_dict().items()}
+        arrays |= {"layers": np.array(head.layers), "patch_size": np.array(head.patch_size)}
+        arrays |= {"mean": head.mean.numpy(), "scale": head.scale.numpy(), "test": self.test, "good": self.good}
+        np.savez(folder / _FILE, **arrays)
 
 
 def read_taught(folder: Path) -> Taught:
@@ -45,8 +46,8 @@ def read_taught(folder: Path) -> Taught:
     if "0.weight" not in weights or "2.weight" not in weights:
         raise DataError(f"{folder} holds no head", hint="delete it; it is made again")
     hidden, depth = weights["0.weight"].shape
-    # Nothing is drawn for weights that are replaced: torch's global generator is left alone.
-    inner, outer = (nn.utils.skip_init(nn.Linear, *sizes) for sizes in ((depth, hidden), (hidden, 1)))
+    with torch.random.fork_rng(devices=[]):  # numbers are drawn for weights that are replaced
+        inner, outer = nn.Linear(depth, hidden), nn.Linear(hidden, 1)
     network = nn.Sequential(inner, nn.GELU(), outer)
     network.load_state_dict(weights)
     mean, scale = (torch.from_numpy(arrays[name]) for name in ("mean", "scale"))
