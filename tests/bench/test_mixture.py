@@ -279,7 +279,8 @@ def test_other_processes_make_its_parts_first_and_find_the_same(ran, mixed_plan,
     plan = mixed_plan.model_copy(update={"couplings": ("head", "weight"), "amounts": None})
     run_bench(plan, tmp_path, engine=Here(3))
     lots = [f"disc, seed 0, defects, {lot}" for lot in (*PARTS, WATCHING)]
-    assert begun == ["the real images of disc", *lots, "disc, seed 0, patchcore", "disc, seed 0, padim"]
+    real = ["good images of disc", "the real images of disc"]
+    assert begun == [*real, *lots, "disc, seed 0, patchcore", "disc, seed 0, padim"]
     found = records(tmp_path)
     assert found == {name: record for name, record in records(ran[0] / "out").items() if name in found}
     assert sum("-mixed-" in name for name in found) == 2 * 2
