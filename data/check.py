@@ -120,8 +120,8 @@ def _mask_rules(dataset: Dataset, images: list[ImageFacts], masks: dict[Path, Ma
         if mask.shape != facts.shape:
             yield _other_size(mask, facts, where, image)
         if mask.area == 0:
-            hint = "draw the defect, or move the image to good"
-            yield Finding("fatal", "empty-mask", where, "no pixel is marked, so the whole defect would count as good", hint, (image,))
+            hint = "draw the defect, or move the image to good; until then pixel metrics leave the image out"
+            yield Finding("warning", "empty-mask", where, "no pixel of the defect is marked", hint, (image,))
         elif mask.area > LARGE_MASK * mask.shape[0] * mask.shape[1]:
             share = mask.area / (mask.shape[0] * mask.shape[1])
             yield Finding(

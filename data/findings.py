@@ -108,7 +108,8 @@ class CheckReport:
         return f"{first} pixels" if len(self.sizes) == 1 else f"{len(self.sizes)} sizes, {first} the commonest"
 
     def _verdict(self) -> str:
-        counted = ", ".join(f"{count} {severity}" for severity, count in self.tally.items() if count)
+        named = {name: name + "s" * (name == "warning" and count > 1) for name, count in self.tally.items()}
+        counted = ", ".join(f"{count} {named[severity]}" for severity, count in self.tally.items() if count)
         if self.fatal:
             return f"not usable as it is: {counted}"
         return f"usable: {counted}" if counted else "usable: nothing to report"

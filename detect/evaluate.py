@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aoi.data.files import write_json, write_jsonl
+from aoi.data.gaps import gaps
 from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
@@ -57,6 +58,8 @@ class EvaluationReport:
     """Test images per second, file to map, on this machine."""
     peak_memory_mb: float
     skipped: tuple[BadImage, ...]
+    gaps: tuple[str, ...] = ()
+    """What cannot be measured on these test images, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: metrics and thresholds at the top level."""
@@ -80,6 +83,7 @@ class EvaluationReport:
             "images_per_s": self.images_per_s,
             "peak_memory_mb": self.peak_memory_mb,
             "skipped": [bad.as_dict() for bad in self.skipped],
+            "gaps": list(self.gaps),
         }
 
     @property
@@ -96,7 +100,7 @@ class EvaluationReport:
             *(f"  {label}: {row['found']} of {row['images']} found" for label, row in self.by_type.items()),
             f"{self.images_per_s:.1f} images/s",
         ]
-        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *lines])
+        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *(f"note: {gap}" for gap in self.gaps), *lines])
 
 
 def evaluate_run(
@@ -181,6 +185,7 @@ def _report(
         images_per_s=round(len(seen.samples) / (seconds.get("features", 0.0) + seconds["score"]), 2),
         peak_memory_mb=peak_memory_mb(),
         skipped=tuple(seen.bad),
+        gaps=gaps(seen.samples, seen.marked),
     )
 
 
@@ -194,13 +199,22 @@ class _Seen:
         """Those that could be read."""
         self.labels: list[bool] = []
         self.scores: list[float] = []
-        self.annotated: list[bool] = []
+        self.marked: list[bool] = []
+        """True where a mask marks a pixel."""
         self.bad: list[BadImage] = []
 
     @property
     def alarms(self) -> np.ndarray:
         """N bool, of the readable images: scores above the image threshold."""
         return np.array(self.scores) > self._subject.thresholds.image_threshold
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """N bool, of the readable images: their pixels are known. Of a defect whose mask marks nothing all would count as good ground."""
+        return self._annotated(0)
+
+    def _annotated(self, first: int) -> np.ndarray:
+        return ~np.array(self.labels[first:]) | np.array(self.marked[first:])
 
     def exact_metrics(self) -> Metrics:
         """Of all maps together."""
@@ -209,7 +223,7 @@ class _Seen:
         for found, truth in self._batches():
             maps[done : done + len(found)], masks[done : done + len(found)] = found, truth
             done += len(found)
-        annotated = np.array(self.annotated)
+        annotated = self.annotated
         return evaluate_maps(np.array(self.scores), np.array(self.labels), maps[:done], masks[:done], annotated=annotated)
 
     def streamed_metrics(self) -> tuple[Metrics, dict[str, float]]:
@@ -217,7 +231,7 @@ class _Seen:
 
         def known() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for maps, masks in self._batches():
-                with_truth = np.array(self.annotated[len(self.annotated) - len(maps) :])
+                with_truth = self._annotated(len(self.marked) - len(maps))
                 if with_truth.any():
                     yield maps[with_truth], masks[with_truth]
 
@@ -237,8 +251,9 @@ class _Seen:
                 self.samples += samples
                 self.labels += [sample.is_anomalous for sample in samples]
                 self.scores += looked.image_scores.tolist()
-                self.annotated += [not sample.is_anomalous or sample.mask_path is not None for sample in samples]
-                yield looked.maps, truth_masks(samples, self._size)
+                masks = truth_masks(samples, self._size)
+                self.marked += masks.any((1, 2)).tolist()
+                yield looked.maps, masks
                 self._watch.lap("metrics")
         self._progress("evaluate", len(self._test), len(self._test))
         if not self.samples:

@@ -12,10 +12,10 @@ from aoi.bench.arms import NONE
 from aoi.bench.material.degrade import Degradation, degraded
 from aoi.bench.material.normal_images import normal_features
 from aoi.bench.material.taken import Parted, part
-from aoi.bench.material.truth import gaps
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
+from aoi.data.gaps import gaps
 from aoi.data.images import read_mask, resize_mask
 from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
 from aoi.data.nearness import NearPair, near_leak, near_pairs
@@ -151,7 +151,7 @@ def real_images(
         parted.taken,
         parted.twins,
         near,
-        gaps(test, masks),
+        gaps(test, masks.any((1, 2))),
     )
 
 

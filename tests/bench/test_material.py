@@ -12,11 +12,9 @@ import pytest
 
 from aoi.bench.estimate import estimate
 from aoi.bench.material.datasets import check_datasets, check_out, dataset_names
-from aoi.bench.material.truth import gaps
 from aoi.bench.run import run_bench
 from aoi.data.images import read_mask, write_mask
 from aoi.data.layouts import open_dataset
-from aoi.data.sample import Sample
 from aoi.errors import ConfigError, DataError
 
 
@@ -70,17 +68,6 @@ def test_a_mask_of_other_proportions_marks_another_place(spoilt, plan, tmp_path,
         run_bench(plan.model_copy(update={"datasets": (spoilt,)}), tmp_path / "out")
     assert "data check" in caught.value.hint
     assert not list((tmp_path / "out").glob("arms/*"))
-
-
-def test_what_cannot_be_measured_is_said() -> None:
-    samples = [Sample(Path(f"{label}/{i}.png"), "test", label) for label in ("good", "spot") for i in range(3)]
-    masks = np.zeros((6, 4, 4), bool)
-    masks[3:, 0, 0] = True
-    assert gaps(samples, masks) == ()
-    assert [("no good test images" in one) for one in gaps(samples[3:], masks[3:])] == [True]
-    masks[4] = False
-    assert gaps(samples, masks) == ("1 of 3 defective test images have no marked pixel and count for whole images only: test/spot/1.png",)
-    assert ["AUPRO" in one for one in gaps(samples, np.zeros_like(masks))] == [True]
 
 
 def test_a_mask_that_marks_nothing_is_none(spoilt, plan, tmp_path, tiny_bench) -> None:

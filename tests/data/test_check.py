@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "fatal unreadable": (lambda r: (r / MASKS / "001_mask.png").write_text("no"), f"{MASKS}/001_mask.png"),
     "fatal size-mismatch": (lambda r: write_mask(r / MASKS / "001_mask.png", spot((96, 90))), f"{MASKS}/001_mask.png"),
     "warning size-mismatch": (lambda r: write_mask(r / MASKS / "001_mask.png", spot((48, 48))), f"{MASKS}/001_mask.png"),
-    "fatal empty-mask": (lambda r: write_mask(r / MASKS / "002_mask.png", NOTHING), f"{MASKS}/002_mask.png"),
+    "warning empty-mask": (lambda r: write_mask(r / MASKS / "002_mask.png", NOTHING), f"{MASKS}/002_mask.png"),
     "fatal good-image-with-mask": (lambda r: write_mask(r / "ground_truth/good/002_mask.png", spot()), "ground_truth/good/002_mask.png"),
     "fatal train-test-leak": (lambda r: reencode(r / GOOD / "004.png", r / "test/good/009.bmp"), f"{GOOD}/004.png"),
     "fatal label-conflict": (lambda r: shutil.copy(r / "test/划痕/000.png", r / "test/good/010.png"), "test/good/010.png"),

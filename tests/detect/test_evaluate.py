@@ -98,3 +98,19 @@ def test_a_mask_of_another_resolution_serves(run: Path, tmp_path: Path) -> None:
     for path in (root / "ground_truth" / "dent").iterdir():
         write_mask(path, np.kron(read_mask(path), np.ones((2, 2), bool)))
     assert evaluate_run(run, dataset=root).metrics.pixel_aupro == pytest.approx(before)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_mask_that_marks_nothing_is_none(run: Path, tmp_path: Path, streamed: bool) -> None:
+    """Its defect had counted as good ground, where an alarm is a false one."""
+    parts = shutil.copytree(RunFolder(run).read_config().dataset, tmp_path / "parts")
+    mask = parts / "ground_truth" / "dent" / "02_mask.png"
+    write_mask(mask, np.zeros((SIDE, SIDE), bool))
+    empty = evaluate_run(run, dataset=parts, streamed=streamed)
+    mask.unlink()
+    absent = evaluate_run(run, dataset=parts, streamed=streamed)
+    assert empty.metrics == absent.metrics
+    assert empty.gaps == absent.gaps
+    assert "2 of 5 defective test images have no marked pixel" in empty.gaps[0]
+    assert f"note: {empty.gaps[0]}" in empty.summary()
+    assert empty.as_dict()["gaps"] == [*empty.gaps]

@@ -12,14 +12,16 @@ from aoi.data.sample import Sample
 _NAMED = 3
 
 
-def gaps(samples: Sequence[Sample], masks: np.ndarray) -> tuple[str, ...]:
+def gaps(samples: Sequence[Sample], marked: Sequence[bool] | np.ndarray) -> tuple[str, ...]:
     """What cannot be measured on these test images, and why: sentences for whoever reads the figures.
 
     Args:
-        masks: N×H×W bool, as `aoi.data.truth.truth_masks` gives them.
+        marked: N bool, whether the mask of each has a marked pixel, as `aoi.data.truth.truth_masks` gives it.
     """
     defective = np.array([sample.is_anomalous for sample in samples])
-    unmarked = np.flatnonzero(defective & ~masks.any((1, 2)))
+    unmarked = np.flatnonzero(defective & ~np.asarray(marked, bool))
+    if not defective.any():
+        return ("there are no defective test images: AUROC, AUPRO and escapes cannot be measured",)
     said = []
     if len(unmarked) == defective.sum():
         said.append("no defective test image has a mask with a marked pixel: AUPRO and whatever else is told by pixels cannot be measured")
