@@ -214,7 +214,7 @@ class _Seen:
         return self._annotated(0)
 
     def _annotated(self, first: int) -> np.ndarray:
-        return ~np.array(self.labels[first:]) | np.array(self.marked[first:])
+        return np.logical_or(np.logical_not(self.labels[first:]), self.marked[first:])
 
     def exact_metrics(self) -> Metrics:
         """Of all maps together."""
@@ -252,7 +252,7 @@ class _Seen:
                 self.labels += [sample.is_anomalous for sample in samples]
                 self.scores += looked.image_scores.tolist()
                 masks = truth_masks(samples, self._size)
-                self.marked += masks.any((1, 2)).tolist()
+                self.marked += [bool(mask.any()) for mask in masks]
                 yield looked.maps, masks
                 self._watch.lap("metrics")
         self._progress("evaluate", len(self._test), len(self._test))

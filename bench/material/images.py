@@ -151,7 +151,7 @@ def real_images(
         parted.taken,
         parted.twins,
         near,
-        gaps(test, masks.any((1, 2))),
+        gaps(test, [bool(mask.any()) for mask in masks]),
     )
 
 
