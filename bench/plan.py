@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -253,7 +254,9 @@ def load_plan(source: Path | str | None = None, **overrides: Any) -> Plan:
         if not path.exists() and str(source) in presets():
             path = presets()[str(source)]
         elif not path.exists():
-            raise ConfigError(f"there is no plan {path}", hint=f"give a YAML file or a preset: {', '.join(presets())}")
+            near = difflib.get_close_matches(str(source), presets(), n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"there is no plan {path}", hint=f"{meant}Give a YAML file or a preset: {', '.join(presets())}")
         values, where = load_yaml(path), str(path)
         validated(Plan, values, where=where)  # so that an error names the file only for what the file says
     given = {key: _as_list(key, value) for key, value in overrides.items() if value is not None}

@@ -104,9 +104,11 @@ def compare_runs(
 
 
 def _metrics_of(run: Path, config: RunConfig, device: str, exact_search: bool, progress: Progress) -> dict[str, Any]:
-    if not (run / "metrics.json").is_file():
+    """Of the data set it was fitted on: `metrics.json` may have been written of another, with `aoi detect evaluate --data`."""
+    own, there = str(Path(config.dataset).resolve()), run / "metrics.json"
+    if not there.is_file() or read_json(there).get("dataset", own) != own:
         evaluate_run(run, device=device, exact_search=exact_search, progress=progress)
-    metrics = read_json(run / "metrics.json")
+    metrics = read_json(there)
     return {**metrics, "run": run.resolve().name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
 
 
@@ -139,7 +141,10 @@ def _draw(
     written = []
     for i, (heading, sample) in enumerate(examples):
         progress("pictures", i, len(examples))
-        image = read_image(sample.path)
+        try:
+            image = read_image(sample.path)
+        except DataError:  # the evaluation has said so
+            continue
         truth = own_mask(sample.path, sample.mask_path, (image.shape[0], image.shape[1])) if sample.mask_path else None
         panels = [caption(image, f"{heading}: {sample.label}", alarm=sample.is_anomalous)]
         for row, predictor in zip(rows, predictors, strict=True):

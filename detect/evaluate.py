@@ -37,6 +37,8 @@ class EvaluationReport:
     run: Path
     model: str
     category: str
+    dataset: Path
+    """Whose test images they are; absolute."""
     runtime: str
     """`torch`, or what an export runs on."""
     arithmetic: str | None
@@ -67,6 +69,7 @@ class EvaluationReport:
             "run": str(self.run),
             "model": self.model,
             "category": self.category,
+            "dataset": str(self.dataset),
             "runtime": self.runtime,
             "arithmetic": self.arithmetic,
             **self.metrics.as_dict(),
@@ -171,6 +174,7 @@ def _report(
         run=subject.root,
         model=subject.model,
         category=source.name,
+        dataset=source.root.resolve(),
         runtime=where[0],
         arithmetic=where[1],
         metrics=metrics,

@@ -107,9 +107,9 @@ def inspect(
         fresh, failed = _inspected(team, _parts(paths, source), journal, target, overlays, progress)
         rows = journal.rows_of(paths)
         if not rows:
-            raise DataError(
-                f"none of the {len(paths)} images could be inspected: {failed[0].reason}", hint="replace the files, or check the path"
-            )
+            what = f"none of the {len(paths)} images" if len(paths) > 1 else "the image"
+            cannot = "could be inspected" if len(paths) > 1 else "could not be inspected"
+            raise DataError(f"{what} {cannot}: {failed[0].reason}", hint="replace the files, or check the path")
         watch.lap("inspect")
     report = _report(team.facts, target, rows, failed, fresh, watch.seconds()["inspect"])
     write_jsonl(target / "preds.jsonl", rows)

@@ -14,6 +14,7 @@ from aoi.data.files import atomic_path, read_json, write_json, write_text
 from aoi.data.provenance import SCHEMA_VERSION
 from aoi.detect.backbones import Backbone, resolve_device
 from aoi.detect.detector import Detector, make_detector
+from aoi.detect.runtime.export_folder import EXPORTED
 from aoi.detect.verdict import Thresholds, ThresholdSource
 from aoi.errors import AoiError, ModelError
 
@@ -104,6 +105,11 @@ class RunFolder:
             raise ModelError(what, hint="make it with `aoi detect fit DATASET --out RUN`")
         if not self.meta.is_file():
             if not (self.config.is_file() or self.cache.is_dir()):
+                if (self.root / EXPORTED).is_file():
+                    raise ModelError(
+                        f"{self.root} is an export, not a run folder",
+                        hint="name the run it was made from, or say --runtime openvino or onnx",
+                    )
                 raise ModelError(f"{self.root} is not a run folder", hint="name one that `aoi detect fit DATASET --out RUN` has written")
             raise ModelError(f"{self.root} is an unfinished run", hint="run `aoi detect fit` with this --out to finish it")
         try:

@@ -18,6 +18,8 @@ Format = Literal["onnx", "openvino", "torchscript"]
 NETWORK_FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin"), "torchscript": ("model.pt",)}
 """The first is the one to open."""
 BANK_FILE = "memory_bank.npy"
+EXPORTED = "export.json"
+"""Tells an export folder from others."""
 AGAIN = "export the run again with `aoi detect export RUN`"
 
 
@@ -68,7 +70,7 @@ class ExportFolder:
     @property
     def manifest(self) -> Path:
         """What it is; written last, so that its presence says the export is whole."""
-        return self.root / "export.json"
+        return self.root / EXPORTED
 
     @property
     def thresholds(self) -> Path:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,21 +90,23 @@ def test_a_pair_is_a_good_image_and_the_defect_drawn_on_it(parts, defects, rng):
 
 
 @pytest.mark.parametrize(("model", "side"), [("Draem", 64), ("Supersimplenet", 128)])
-def test_what_a_training_takes_is_told_from_two_steps(model, side, small_plan, parts, tiny_backbone, detector):
-    """Within a factor of three, for a machine that others use; alone it is within two."""
+def test_what_a_training_takes_is_told_from_two_steps(model, side, small_plan, parts, tiny_backbone, detector, monkeypatch):
+    """Within a factor of three, in processor time, for a machine that others use; alone it is within two."""
+    from aoi.bench.anomalib import trial
     from aoi.bench.anomalib.trial import rates
 
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=time.process_time))
     name, brief = f"anomalib:{model}", AnomalibPlan(epochs=1, steps=6, batch=6)
     plan = small_plan(parts, detectors=(name,), couplings=("calibrate",), image_size=side, anomalib=brief.model_dump())
     good = images(files(parts, "train", "good"), side)
     found = rates(name, plan, tiny_backbone, good.paths)
     assert (found.batch, found.once) == (6, False)
     made = detector(model, plan=brief)
-    began = time.perf_counter()
+    began = time.process_time()
     made.fit(good)
-    trained = time.perf_counter()
+    trained = time.process_time()
     made.score(good)
-    scored = time.perf_counter() - trained
+    scored = time.process_time() - trained
     assert 1 / 3 < found.trained(brief, side, len(good)) / (trained - began) < 3
     assert 1 / 3 < found.scored(side, len(good)) / scored < 3
 

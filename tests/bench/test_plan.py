@@ -150,3 +150,9 @@ def test_an_anchor_may_be_merged_and_overruled(tmp_path):
     file = tmp_path / "plan.yaml"
     file.write_text("datasets: [x]\noptions:\n  padim: &own {dims: 5}\n  patchcore: {<<: {coreset_ratio: 0.1}, coreset_ratio: 0.2}\n")
     assert load_plan(file).options == {"padim": {"dims": 5}, "patchcore": {"coreset_ratio": 0.2}}
+
+
+def test_a_misspelt_preset_is_told_from_a_missing_file():
+    with pytest.raises(ConfigError, match="no plan standart") as refusal:
+        load_plan("standart")
+    assert refusal.value.hint.startswith("did you mean standard? Give a YAML file or a preset: ")

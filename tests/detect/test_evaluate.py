@@ -11,6 +11,7 @@ import pytest
 
 from aoi.data.images import read_mask, write_image, write_mask
 from aoi.detect import evaluate, run_folder
+from aoi.detect.compare import compare_runs
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.run_folder import RunFolder
@@ -114,3 +115,15 @@ def test_a_mask_that_marks_nothing_is_none(run: Path, tmp_path: Path, streamed: 
     assert "2 of 5 defective test images have no marked pixel" in empty.gaps[0]
     assert f"note: {empty.gaps[0]}" in empty.summary()
     assert empty.as_dict()["gaps"] == [*empty.gaps]
+
+
+def test_a_comparison_takes_no_figures_of_another_data_set(run: Path, tmp_path: Path) -> None:
+    own = evaluate_run(run)
+    other = shutil.copytree(RunFolder(run).read_config().dataset, tmp_path / "other")
+    for path in (other / "test" / "good").iterdir():
+        write_image(path, np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert evaluate_run(run, dataset=other).metrics != own.metrics
+    assert json.loads((run / "metrics.json").read_text())["dataset"] == str(other)
+    report = compare_runs([run, run], tmp_path / "compared")
+    assert [row["image_auroc"] for row in report.runs] == [own.metrics.image_auroc] * 2
+    assert json.loads((run / "metrics.json").read_text())["dataset"] == RunFolder(run).read_config().dataset

@@ -244,11 +244,16 @@ def test_a_damaged_export_is_a_sentence_and_a_remedy(copied: Path, kind: str) ->
     assert caught.value.hint
 
 
-def test_the_wrong_folder_or_runtime_is_named(run: Path, openvino_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wrong_folder_or_runtime_is_named(
+    parts: Path, run: Path, openvino_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         RuntimePredictor(tmp_path / "nothing", "openvino")
     with pytest.raises(ModelError, match="a run folder, not an export"):
         RuntimePredictor(run, "openvino")
+    with pytest.raises(ModelError, match="is an export, not a run folder") as refusal:
+        inspect(parts, openvino_export, tmp_path / "out")
+    assert "--runtime openvino" in refusal.value.hint
     with pytest.raises(ConfigError, match="not onnx") as caught:
         RuntimePredictor(openvino_export, "onnx")
     assert "--runtime openvino" in caught.value.hint
