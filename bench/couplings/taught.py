@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from aoi.detect.head import Head
 from aoi.errors import DataError
 
-_FILE = "head.npz"
+_FILE = "head.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,11 +28,13 @@ class Taught:
 
     def write(self, folder: Path) -> None:
         """Into a folder without such a file."""
+        from safetensors.numpy import save_file
+
         head = self.head
         arrays = {name: value.numpy() for name, value in head.network.state_dict().items()}
-        arrays |= {"layers": np.array(head.layers), "patch_size": np.array(head.patch_size)}
         arrays |= {"mean": head.mean.numpy(), "scale": head.scale.numpy(), "test": self.test, "good": self.good}
-        np.savez(folder / _FILE, **arrays)
+        told = {"layers": json.dumps(head.layers), "patch_size": str(head.patch_size)}
+        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / _FILE, metadata=told)
 
 
 def read_taught(folder: Path) -> Taught:
@@ -40,8 +43,13 @@ def read_taught(folder: Path) -> Taught:
     Raises:
         DataError, OSError, ValueError, KeyError: it is damaged, or something else.
     """
-    with np.load(folder / _FILE, allow_pickle=False) as found:
-        arrays = {name: found[name] for name in found.files}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / _FILE, framework="np") as found:
+            arrays, told = {name: found.get_tensor(name) for name in found.keys()}, found.metadata() or {}  # noqa: SIM118 (it is no mapping)
+    except SafetensorError as error:
+        raise DataError(f"{folder} is damaged: {error}", hint="delete it; it is made again") from error
     weights = {name: torch.from_numpy(value) for name, value in arrays.items() if name.endswith(("weight", "bias"))}
     if "0.weight" not in weights or "2.weight" not in weights:
         raise DataError(f"{folder} holds no head", hint="delete it; it is made again")
@@ -51,6 +59,5 @@ def read_taught(folder: Path) -> Taught:
     network = nn.Sequential(inner, nn.GELU(), outer)
     network.load_state_dict(weights)
     mean, scale = (torch.from_numpy(arrays[name]) for name in ("mean", "scale"))
-    layers = tuple(str(name) for name in arrays["layers"])
-    head = Head(layers, int(arrays["patch_size"]), mean, scale, network.eval().requires_grad_(False))
+    head = Head(tuple(json.loads(told["layers"])), int(told["patch_size"]), mean, scale, network.eval().requires_grad_(False))
     return Taught(head, arrays["test"], arrays["good"])

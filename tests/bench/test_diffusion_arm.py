@@ -52,7 +52,7 @@ def test_a_checkpoint_that_learnt_from_a_test_image_stops_the_run_or_leaves_the_
 
 
 def test_another_checkpoint_of_the_same_name_is_another_experiment(parts, small_plan, checkpoint):
-    from aoi.bench import plan as module
+    from aoi.bench import plan_identity as module
 
     before = settings(painted(small_plan, parts, checkpoint))
     assert settings(painted(small_plan, parts, checkpoint)) == before
