@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from results_ablation import COST, TUNED, ablation_tables, bounds_table, cost_lines, judged_table, verdict_table
+from results_ablation import COST, TUNED, ablation_tables, cost_lines, judged_table, verdict_table
 from results_bench import DATASETS, METRICS, RESNET, TIMED, Bench, slug
+from results_bounds import bounds_section, bounds_table
 from results_exports import exports_table
 
 from aoi.data.files import write_text
@@ -236,27 +237,6 @@ def document(bench: Bench) -> str:
             *bounds_section(bench),
         ]
     )
-
-
-def bounds_section(bench: Bench) -> list[str]:
-    """Nothing until `--only bounds` has run its commands, which take longer than those of all other sections together."""
-    if not bench.has("bounds-transistor"):
-        return []
-    return [
-        "### Bounds",
-        "",
-        "```",
-        "aoi synth generate DATA/mvtec_ad/transistor --generator cutpaste --count 150 --size 256 --out WORK/elsewhere/transistor",
-        "aoi bench run bounds --datasets DATA/mvtec_ad/transistor --generators none,perlin,real,oracle-mask,folder:WORK/elsewhere \\",
-        f"    --weights WEIGHTS/{RESNET} --out WORK/bounds/transistor --json",
-        "```",
-        "",
-        "`real` learns from real defects and `oracle-mask` from Perlin texture in their masks: what invented defects could do at best.",
-        "`segment` is the field's U-Net in the detector's place; `segment-legacy` chooses its epoch on the test images, so that its",
-        "figures leak and get no verdict.",
-        "",
-        *bounds_table(bench),
-    ]
 
 
 def main() -> None:

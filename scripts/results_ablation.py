@@ -47,25 +47,6 @@ def ablations(bench: Bench) -> dict[str, dict[str, Any]]:
     return found
 
 
-def bounds(bench: Bench) -> dict[str, dict[str, Any]]:
-    """What the plan `bounds` said, by title; `folder:WORK/elsewhere` are defects that another run of `aoi` made."""
-    made, data = bench.work / "elsewhere", bench.dataset("transistor")
-    size = ["--count", 150, "--size", 256]
-    bench.aoi("elsewhere", ["synth", "generate", data, "--generator", "cutpaste", *size, "--out", made / data.name])
-    generators = ["--generators", f"none,perlin,real,oracle-mask,folder:{made}", "--weights", bench.weights / RESNET]
-    words = ["bench", "run", "bounds", "--datasets", data, *generators, "--out", bench.work / "bounds" / "transistor"]
-    return {"transistor": bench.aoi("bounds-transistor", words)}
-
-
-def bounds_table(bench: Bench) -> list[str]:
-    """The plan `bounds`: what real defects, real masks and the field's U-Net do."""
-    counts = next(iter(bounds(bench).values()))["counts"]["transistor"]
-    commit = str(read_json(bench.work / "bounds" / "transistor" / "meta.json")["git_commit"])[:12]
-    said = f"{counts['taken']} real defects are taken out of the test; {counts['test']} images remain, {counts['defective']} of them"
-    lines = [f"{said} defective. Computed at commit {commit}.", "", *verdict_rows(bounds(bench))]
-    return [line.replace(str(bench.work), "WORK") for line in lines]
-
-
 def verdict_table(bench: Bench) -> list[str]:
     """AUPRO@0.3 and image AUROC of every arm of the ablations, with intervals and verdicts."""
     return verdict_rows(ablations(bench))
