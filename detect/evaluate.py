@@ -151,9 +151,10 @@ def evaluate_run(
 
 def _tested(subject: Subject, dataset: Path | None) -> Dataset:
     """The data set whose test images are looked at."""
-    if dataset is None and subject.dataset is None:
+    chosen = dataset or subject.dataset
+    if chosen is None:
         raise DataError(f"{subject.root} does not say what it was fitted on", hint="name the data set with --data")
-    source = open_dataset(dataset or Path(str(subject.dataset)))
+    source = open_dataset(chosen)
     if not source.test:
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")
     check_proportions(source.test)

@@ -96,9 +96,14 @@ def _joined_maps(parts: Sequence[np.ndarray | StoredMaps | JoinedMaps], which: n
     stored = tuple(maps for maps in parts if isinstance(maps, StoredMaps))
     if len(stored) == len(parts):
         return JoinedMaps(stored, which, rows)
-    found = np.empty((len(which), *parts[0].shape[1:]), np.float32)
-    for number, maps in enumerate(parts):
-        found[which == number] = maps[:][rows[which == number]]
+    return gathered([maps[:] for maps in parts], which, rows)
+
+
+def gathered(sets: Sequence[np.ndarray], which: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of several arrays in one order, N×…, of the first one's dtype; arguments as for `joined`."""
+    found = np.empty((len(which), *sets[0].shape[1:]), sets[0].dtype)
+    for number, each in enumerate(sets):
+        found[which == number] = each[rows[which == number]]
     return found
 
 

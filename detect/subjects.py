@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from aoi.data.files import read_json
-from aoi.data.images import read_image, resize_image
+from aoi.data.images import read_image
 from aoi.detect.measure import Stopwatch
 from aoi.detect.runtime.export_folder import ExportFolder
 from aoi.detect.runtime.predictor import RuntimePredictor
@@ -130,17 +130,16 @@ class _Export:
         )
 
     def _few(self, paths: Sequence[Path]) -> Looked:
-        size = self._predictor.manifest.image_size
-        readable, pixels, bad = [], [], []
+        readable, images, bad = [], [], []
         for path in paths:
             try:
-                pixels.append(resize_image(read_image(path), size))
+                images.append(read_image(path))
                 readable.append(path)
             except DataError as error:
                 bad.append(BadImage(path, error.message))
         if not readable:
-            return _nothing(size, tuple(bad))
-        return Looked(tuple(readable), *self._predictor.scores(pixels), tuple(bad))
+            return _nothing(self._predictor.manifest.image_size, tuple(bad))
+        return Looked(tuple(readable), *self._predictor.scores(images), tuple(bad))
 
 
 def _nothing(size: tuple[int, int], bad: tuple[BadImage, ...]) -> Looked:

@@ -15,7 +15,7 @@ import numpy as np
 from aoi.bench.material.images import RealImages, SynthImages
 from aoi.data.images import read_image, resize_image, write_image
 from aoi.detect.detector import Scores
-from aoi.detect.features import joined
+from aoi.detect.features import gathered, joined
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet, triple
 
@@ -69,8 +69,8 @@ class Mixture:
         sets = [synth[name] for name in self.parts]
         return SynthImages(
             joined([each.features for each in sets], self.which, self.rows),
-            self._gathered([each.masks for each in sets]),
-            self._gathered([each.sources for each in sets]),
+            gathered([each.masks for each in sets], self.which, self.rows),
+            gathered([each.sources for each in sets], self.which, self.rows),
             preview,
             said=(self.said,),
         )
@@ -78,7 +78,8 @@ class Mixture:
     def scores(self, held: Mapping[str, Scores]) -> Scores:
         """What a detector said of the parts' defects, by part, in the mixture's order."""
         sets = [held[name] for name in self.parts]
-        return Scores(self._gathered([each.maps for each in sets]), self._gathered([each.image_scores for each in sets]))
+        maps = gathered([each.maps for each in sets], self.which, self.rows)
+        return Scores(maps, gathered([each.image_scores for each in sets], self.which, self.rows))
 
     @property
     def said(self) -> str:
@@ -89,12 +90,6 @@ class Mixture:
         else:
             many = ", ".join(f"{count} of {name}" for count, name in zip(given, self.parts, strict=True))
         return f"{many}, dealt in turn from those their own arms get; nothing was drawn for the mixture"
-
-    def _gathered(self, sets: Sequence[np.ndarray]) -> np.ndarray:
-        found = np.empty((len(self.which), *sets[0].shape[1:]), sets[0].dtype)
-        for number, each in enumerate(sets):
-            found[self.which == number] = each[self.rows[self.which == number]]
-        return found
 
 
 def mixed_images(real: RealImages, synth: Mapping[str, SynthImages], parts: tuple[str, ...], count: int, folder: Path) -> SynthImages:

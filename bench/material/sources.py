@@ -28,6 +28,7 @@ from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import truth_mask, truth_masks
 from aoi.detect.backbones import Backbone
 from aoi.detect.features import FeatureKeeper, Origins, extract_features
+from aoi.detect.known_defects import UNTOLD, sources_of
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet
 
@@ -186,10 +187,8 @@ def _near(real: RealImages, pairs: Sequence[Pair], miniatures: Mapping[Path, np.
 
 def _sources(real: RealImages, pairs: Sequence[Pair], fold: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
     """S int64, the good training image of each defect, and for how many it is a stand-in."""
-    position = {key: index for index, path in reversed([*enumerate(real.train.paths)]) for key in real.train_contents.keys[path]}
-    told = [next((position[key] for key in sorted(pair.keys) if key in position), -1) for pair in pairs]
-    sources = np.array(told, np.int64)
-    unknown = np.flatnonzero(sources < 0)
+    sources = sources_of(pairs, real.train_contents, real.train.paths)
+    unknown = np.flatnonzero(sources == UNTOLD)
     sources[unknown] = dealt(len(unknown), fold, np.random.default_rng([seed, 6])) if len(unknown) else 0
     return sources, len(unknown)
 
