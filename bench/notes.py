@@ -9,7 +9,7 @@ from typing import Any
 
 from aoi.bench.arms import generator_slug, synth_name
 from aoi.data.files import read_json, write_json
-from aoi.data.nearness import NearPair, named
+from aoi.data.nearness import NearPair, nearly_the_same
 from aoi.errors import DataError
 
 TRAIN, TEST = "train", "test"
@@ -87,10 +87,6 @@ def _portions_text(portions: Sequence[Portion | None]) -> str:
     return ", ".join(named)
 
 
-def _warnings(about: str, near: Sequence[NearPair]) -> list[str]:
-    if not near:
-        return []
-    one = len(near) == 1
-    what = f"good training image{'' if one else 's'}" if about == TRAIN else f"defect{'' if one else 's'} of {about}"
-    shown = f"{len(near)} {what} show{'s' if one else ''} what a test image shows, nearly the same picture"
-    return [f"{shown}; figures may flatter: {named(near, SHOWN)}"]
+def _warnings(about: str, near: Sequence[NearPair]) -> tuple[str, ...]:
+    of = "good training image{}" if about == TRAIN else f"defect{{}} of {about}"
+    return nearly_the_same(near, of.format(""), of.format("s"), SHOWN)

@@ -22,6 +22,7 @@ _LEARNT = "training_images.jsonl"
 """What `aoi synth train` writes beside a model: the real images it learnt from or was chosen on."""
 SHOWN = 5
 """Pairs named in an error."""
+APART = "move these images out of one of the two sets, then run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Contents:
 
     def of(self, paths: Iterable[Path]) -> Contents:
         """What these files among them hold."""
-        return _gathered([(path, self.keys[path], self.miniatures.get(path)) for path in paths])
+        return gathered([(path, self.keys[path], self.miniatures.get(path)) for path in paths])
 
     def without(self, paths: Collection[Path]) -> Contents:
         """What the others hold."""
@@ -51,13 +52,16 @@ class Contents:
 def contents(paths: Sequence[Path], *, progress: Progress = silent) -> Contents:
     """Hash the bytes and the pixels of image files; an unreadable one counts by what can be read of it."""
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        return _gathered(list(tracked(pool.map(_content, paths), "leak guard", len(paths), progress)))
+        return gathered(list(tracked(pool.map(_content, paths), "leak guard", len(paths), progress)))
 
 
-_Content = tuple[Path, tuple[str, ...], np.ndarray | None]
+Found = tuple[Path, tuple[str, ...], np.ndarray | None]
+"""A file, its hashes, and its miniature where it can be read."""
 
 
-def _gathered(found: Sequence[_Content]) -> Contents:
+def gathered(found: Iterable[Found]) -> Contents:
+    """What some files hold."""
+    found = list(found)
     owners: dict[str, Path] = {}
     for path, hashes, _ in found:
         for key in hashes:
@@ -65,7 +69,7 @@ def _gathered(found: Sequence[_Content]) -> Contents:
     return Contents(owners, {path: hashes for path, hashes, _ in found}, {path: small for path, _, small in found if small is not None})
 
 
-def _content(path: Path) -> _Content:
+def _content(path: Path) -> Found:
     try:
         image = read_image(path)
         return path, (file_hash(path), pixel_hash(image)), miniature(image)
@@ -73,18 +77,19 @@ def _content(path: Path) -> _Content:
         return path, (file_hash(path),) if path.is_file() else (), None
 
 
-def check_disjoint(test: Contents, train: Contents, *, what: str = "a test image is also a training image") -> None:
+def check_disjoint(test: Contents, train: Contents, *, what: str = "a test image is also a training image", hint: str = APART) -> None:
     """Stop a run whose test images are also among what is learnt from.
 
     Args:
         what: the error's sentence.
+        hint: what to do about it.
 
     Raises:
         DataError: naming the pairs.
     """
     pairs = test.shared(train)
     if pairs:
-        raise _leak(what, pairs)
+        raise _leak(what, pairs, hint)
 
 
 def check_normals(normals: Contents, test: Contents) -> None:
@@ -205,7 +210,7 @@ def without(samples: Sequence[Sample], known: Contents, pixels: Collection[str])
     return tuple(sample for sample in samples if wanted.isdisjoint(known.keys[sample.path]))
 
 
-def _leak(what: str, pairs: list[tuple[Path, Path]]) -> DataError:
+def _leak(what: str, pairs: list[tuple[Path, Path]], hint: str = APART) -> DataError:
     named = "; ".join(f"{first} = {second}" for first, second in pairs[:SHOWN])
     more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    return DataError(f"{what}: {named}{more}", hint="move these images out of one of the two sets, then run again")
+    return DataError(f"{what}: {named}{more}", hint=hint)

@@ -147,6 +147,19 @@ def named(pairs: Sequence[NearPair], shown: int) -> str:
     return text + (f" and {len(pairs) - shown} more" if len(pairs) > shown else "")
 
 
+def nearly_the_same(pairs: Sequence[NearPair], one: str, several: str, shown: int) -> tuple[str, ...]:
+    """What is to be said beside figures where others show what test images show; nothing where there are none.
+
+    Args:
+        one, several: what the others are.
+        shown: how many pairs are named.
+    """
+    if not pairs:
+        return ()
+    what = f"1 {one} shows" if len(pairs) == 1 else f"{len(pairs)} {several} show"
+    return (f"{what} what a test image shows, nearly the same picture; figures may flatter: {named(pairs, shown)}",)
+
+
 def near_leak(pairs: Sequence[NearPair], shown: int) -> DataError:
     """The error that stops a run."""
     return DataError(

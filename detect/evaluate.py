@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import check_proportions, truth_masks
 from aoi.detect.inspectors import Runtime
+from aoi.detect.learnt import Met, check_unlearnt
 from aoi.detect.logs import log_metrics
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.subjects import Eye, Subject, export_subject, run_subject
@@ -62,6 +63,8 @@ class EvaluationReport:
     skipped: tuple[BadImage, ...]
     gaps: tuple[str, ...] = ()
     """What cannot be measured on these test images, and why."""
+    met: Met = field(default_factory=Met)
+    """What they have in common with what the run learnt from."""
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: metrics and thresholds at the top level."""
@@ -87,6 +90,8 @@ class EvaluationReport:
             "peak_memory_mb": self.peak_memory_mb,
             "skipped": [bad.as_dict() for bad in self.skipped],
             "gaps": list(self.gaps),
+            "warnings": list(self.met.warnings),
+            "near_duplicates": [pair.as_dict() for pair in self.met.near],
         }
 
     @property
@@ -103,7 +108,8 @@ class EvaluationReport:
             *(f"  {label}: {row['found']} of {row['images']} found" for label, row in self.by_type.items()),
             f"{self.images_per_s:.1f} images/s",
         ]
-        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *(f"note: {gap}" for gap in self.gaps), *lines])
+        said = [f"skipped: {bad.reason}" for bad in self.skipped] + [f"note: {gap}" for gap in self.gaps]
+        return "\n".join([*said, *(f"warning: {line}" for line in self.met.warnings), *lines])
 
 
 def evaluate_run(
@@ -127,7 +133,7 @@ def evaluate_run(
     Raises:
         ModelError: not a finished run, or not an export.
         ConfigError: an option that the runtime has not.
-        DataError: no test images, or a mask that does not fit its image.
+        DataError: no test images, one that the run learnt from or had its thresholds chosen on, or a mask that does not fit its image.
     """
     if runtime == "torch":
         subject = run_subject(run, device=device, exact_search=exact_search, compiled=compiled)
@@ -137,6 +143,8 @@ def evaluate_run(
         subject = export_subject(run, runtime, arithmetic=arithmetic)
     source = _tested(subject, dataset)
     watch = Stopwatch()
+    met = check_unlearnt(subject.root, source.test, progress=progress)
+    watch.lap("leak guard")
     eye = subject.open(watch)
     watch.lap("load")
     seen = _Seen(source.test, subject, eye, watch, progress)
@@ -144,7 +152,7 @@ def evaluate_run(
         streamed = len(source.test) * subject.image_size[0] * subject.image_size[1] * 4 > KEPT_BYTES
     metrics, errors = seen.streamed_metrics() if streamed else (seen.exact_metrics(), {})
     watch.lap("metrics")
-    report = _report(subject, source, seen, (runtime, eye.arithmetic), metrics, errors, watch.seconds())
+    report = _report(subject, source, seen, (runtime, eye.arithmetic), metrics, errors, watch.seconds(), met)
     _write(report, seen)
     return report
 
@@ -169,6 +177,7 @@ def _report(
     metrics: Metrics,
     errors: dict[str, float],
     seconds: dict[str, float],
+    met: Met,
 ) -> EvaluationReport:
     labels, alarms = np.array(seen.labels), seen.alarms
     return EvaluationReport(
@@ -191,6 +200,7 @@ def _report(
         peak_memory_mb=peak_memory_mb(),
         skipped=tuple(seen.bad),
         gaps=gaps(seen.samples, seen.marked),
+        met=met,
     )
 
 

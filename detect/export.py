@@ -17,6 +17,7 @@ from aoi.data.provenance import provenance
 from aoi.detect.export_formats import INPUT, OUTPUTS, check, write_network
 from aoi.detect.export_graph import DetectorGraph, load_graph
 from aoi.detect.export_parity import Parity, measure, parity_images, read_pixels
+from aoi.detect.learnt import copy_learnt
 from aoi.detect.predictor import Predictor
 from aoi.detect.run_folder import RunFolder
 from aoi.detect.runtime.export_folder import NETWORK_FILES, ExportFolder, Manifest, PatchSearch
@@ -117,6 +118,7 @@ def _write(
         np.save(folder.bank, bank.numpy().astype(np.float16 if precision == "fp16" else np.float32))
     progress("export", 1, 2)
     write_json(folder.thresholds, thresholds.as_dict())
+    copy_learnt(run.root, part)
     manifest = _manifest(graph, run, kind, precision, part)
     parity = measure(folder, manifest, pixels, reference, thresholds)
     size = sum((part / name).stat().st_size for name in manifest.files)

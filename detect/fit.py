@@ -15,6 +15,7 @@ from aoi.configs.strict import StrictModel
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json, write_jsonl
 from aoi.data.layouts import open_dataset
+from aoi.data.leaks import contents
 from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
 from aoi.data.sample import Dataset
@@ -32,7 +33,8 @@ from aoi.detect.calibration import (
 )
 from aoi.detect.detector import Detector, detector_family, make_detector
 from aoi.detect.features import BATCH, FeatureSet, extract
-from aoi.detect.known_defects import find_defects, read_defects
+from aoi.detect.known_defects import DefectFolder, find_defects, read_defects
+from aoi.detect.learnt import copies_told, learnt_images
 from aoi.detect.logs import log_fit
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.run_folder import COMMAND, RunConfig, RunFolder, save_detector, write_config, write_meta
@@ -90,6 +92,8 @@ class FitReport:
     """What an approximate search misses; None where the search is exact."""
     expected: Expected | None = None
     """What the thresholds would have done to what they were chosen on; None where no defects are known."""
+    num_different: int | None = None
+    """How many different pictures the good images show; None in a run of an earlier version."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; the thresholds at the top level, as in `evaluate`."""
@@ -101,6 +105,7 @@ class FitReport:
             "backbone": self.backbone,
             "backbone_source": self.backbone_source,
             "num_train": self.num_train,
+            "num_different": self.num_different,
             "image_threshold": self.thresholds.image_threshold,
             "pixel_threshold": self.thresholds.pixel_threshold,
             "threshold_source": self.thresholds.source,
@@ -126,7 +131,8 @@ class FitReport:
             "already fitted with these settings" if self.resumed else f"fitted in {self.seconds['total']:.1f} s",
             f"run folder: {self.run}",
         ]
-        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *lines])
+        copies = [] if self.num_different is None else copies_told(self.num_train, self.num_different)
+        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *(f"warning: {line}" for line in copies), *lines])
 
 
 def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: Progress = silent) -> FitReport:
@@ -155,8 +161,7 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     kept = _finished(folder, config, inputs, backbone, overwrite=options.overwrite)
     if kept is not None:
         return kept
-    writable_folder(folder.root)
-    write_config(folder, config)
+    different = _begin(folder, config, source, listed, progress)
     watch.lap("load")
     extraction = extract([sample.path for sample in source.train_good], backbone, options.image_size, cache=folder.cache, progress=progress)
     features = extraction.features
@@ -179,10 +184,20 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     report = FitReport(
         folder.root, config.model, config.category, backbone.name, backbone.source, len(features), thresholds,
         watch.seconds(), peak_memory_mb(), (*extraction.bad, *(() if defects is None else defects.bad)), resumed=False, search=good.search,
-        expected=expected_of(good, thresholds),
+        expected=expected_of(good, thresholds), num_different=different,
     )  # fmt: skip
     _declare_whole(folder, report, config, backbone, inputs)
     return report
+
+
+def _begin(folder: RunFolder, config: RunConfig, source: Dataset, listed: DefectFolder | None, progress: Progress) -> int:
+    """Write settings and what is going to be learnt from; how many different pictures that are."""
+    good = contents([sample.path for sample in source.train_good], progress=progress) if listed is None else listed.good
+    learnt = learnt_images(good, None if listed is None else listed.shown, where=source.root)
+    writable_folder(folder.root)
+    write_config(folder, config)
+    learnt.write(folder.root)
+    return learnt.different
 
 
 def _resolved(source: Dataset, backbone: Backbone, checked: Any, options: FitOptions) -> RunConfig:
@@ -239,7 +254,7 @@ def _finished(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str], b
         folder.root, config.model, config.category, backbone.name, backbone.source, meta["num_train"], folder.read_thresholds(),
         meta["seconds"], meta["peak_memory_mb"], skipped, resumed=True,
         search=SearchQuality(**meta["search"]) if meta.get("search") else None,
-        expected=Expected(**meta["expected"]) if meta.get("expected") else None,
+        expected=Expected(**meta["expected"]) if meta.get("expected") else None, num_different=meta.get("num_different"),
     )  # fmt: skip
 
 
@@ -261,6 +276,6 @@ def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, back
     compiled = backbone.compiled is not None and backbone.compiled.failure is None
     meta |= {"backbone": backbone_identity(backbone), "compiled": compiled, "threshold_source": config.threshold_source}
     details = report.as_dict()
-    meta |= {key: details[key] for key in ("num_train", "seconds", "peak_memory_mb", "skipped", "search", "expected")}
+    meta |= {key: details[key] for key in ("num_train", "num_different", "seconds", "peak_memory_mb", "skipped", "search", "expected")}
     write_meta(folder, meta)
     shutil.rmtree(folder.cache, ignore_errors=True)

@@ -37,6 +37,8 @@ class DefectFolder:
     """SHA-256 of images and masks, hexadecimal."""
     good: Contents
     """Of the good training images, to know again what a defect was made from."""
+    shown: Contents
+    """Of the defects' images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,15 +68,17 @@ def find_defects(root: Path, source: Dataset, *, seed: int, progress: Progress =
     pairs = read_pairs(root)
     if len(pairs) > MOST:
         pairs = tuple(pairs[i] for i in np.sort(np.random.default_rng([seed, 8]).permutation(len(pairs))[:MOST]))
-    hashes = file_hashes([path for pair in pairs for path in (pair.image, pair.mask)])
+    held, masks = contents([pair.image for pair in pairs]), file_hashes([pair.mask for pair in pairs])
+    images = [(held.keys[pair.image] or file_hashes([pair.image]))[0] for pair in pairs]  # a file that is gone says so
+    hashes = [each for both in zip(images, masks, strict=True) for each in both]
     train, test = [sample.path for sample in source.train_good], [sample.path for sample in source.test]
     seen = contents([*train, *test], progress=progress)
     good, tested = seen.of(train), seen.of(test)
-    check_disjoint(tested, contents([pair.image for pair in pairs]), what="a test image is among the known defects")
+    check_disjoint(tested, held, what="a test image is among the known defects")
     check_traced([(pair.image, pair.keys, pair.source) for pair in pairs], tested, good)
     if (root / MANIFEST).is_file():
         check_learnt(root / MANIFEST, tested)
-    return DefectFolder(root, pairs, hashlib.sha256("\n".join(hashes).encode()).hexdigest(), good)
+    return DefectFolder(root, pairs, hashlib.sha256("\n".join(hashes).encode()).hexdigest(), good, held)
 
 
 def read_defects(

@@ -288,7 +288,7 @@ def test_inspection_resumes_after_a_kill(parts: Path, fitted: Path, run_cli, tmp
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = out / ".progress.jsonl"
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None and not journal.exists():
+    while time.monotonic() < deadline and process.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
