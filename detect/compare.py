@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import own_mask
 from aoi.detect.evaluate import evaluate_run
+from aoi.detect.evaluation import METRICS, other_evaluations
 from aoi.detect.overlay import caption, draw_overlay, side_by_side
 from aoi.detect.predictor import Predictor
 from aoi.detect.run_folder import RunConfig, RunFolder
@@ -39,8 +41,10 @@ class ComparisonReport:
     """Metrics of several runs on one test set, and the pictures that show the difference."""
 
     category: str
+    dataset: Path
+    """Whose test images they are."""
     runs: tuple[dict[str, Any], ...]
-    """Each run's name, model, backbone and metrics."""
+    """Each run's name, model, backbone and metrics; under `elsewhere` the same of other data that it was evaluated on."""
     pictures: tuple[Path, ...]
     out: Path
 
@@ -48,6 +52,7 @@ class ComparisonReport:
         """The content of `comparison_report.json`."""
         return {
             "category": self.category,
+            "dataset": str(self.dataset),
             "runs": list(self.runs),
             "pictures": [str(path) for path in self.pictures],
             "table": str(self.out / "comparison.md"),
@@ -58,14 +63,23 @@ class ComparisonReport:
         return f"{self.table()}\npictures: {self.out / 'overlays'}"
 
     def table(self) -> str:
-        """One row a run."""
-        head = "| run | model | backbone | " + " | ".join(title for title, _ in COLUMNS) + " |"
-        rule = "|---|---|---|" + "---:|" * len(COLUMNS)
-        rows = [
-            f"| {run['run']} | {run['model']} | {run['backbone']} | " + " | ".join(_cell(run.get(key)) for _, key in COLUMNS) + " |"
-            for run in self.runs
-        ]
-        return "\n".join([f"### {self.category}", "", head, rule, *rows, ""])
+        """One row a run, for the data set of all and for every other one that some were evaluated on."""
+        found = [_table(self.category, str(self.dataset), self.runs)]
+        elsewhere: dict[str, list[dict[str, Any]]] = {}
+        for run in self.runs:
+            for other in run["elsewhere"]:
+                elsewhere.setdefault(other["dataset"], []).append(other)
+        return "\n".join(found + [_table(rows[0]["category"], dataset, rows) for dataset, rows in elsewhere.items()])
+
+
+def _table(category: str, dataset: str, rows: Sequence[dict[str, Any]]) -> str:
+    head = "| run | model | backbone | " + " | ".join(title for title, _ in COLUMNS) + " |"
+    rule = "|---|---|---|" + "---:|" * len(COLUMNS)
+    body = [
+        f"| {row['run']} | {row['model']} | {row['backbone']} | " + " | ".join(_cell(row.get(key)) for _, key in COLUMNS) + " |"
+        for row in rows
+    ]
+    return "\n".join([f"### {category}", "", f"test images of {dataset}", "", head, rule, *body, ""])
 
 
 def _cell(value: Any) -> str:
@@ -79,9 +93,9 @@ def compare_runs(
 ) -> ComparisonReport:
     """Put runs of one category side by side: a table, and overlays of good parts and of mild, medium and severe defects.
 
-    A run that has not been evaluated yet is evaluated first. Severity is the defect's area: the examples are the ones nearest to
-    the smallest, the median and the largest ground-truth mask of the test set. With `exact_search` memory banks are searched exactly,
-    whatever the runs were fitted with.
+    A run that has not been evaluated yet is evaluated first; figures of other data that runs were evaluated on stand below.
+    Severity is the defect's area: the examples are the ones nearest to the smallest, the median and the largest ground-truth mask of the
+    test set. With `exact_search` memory banks are searched exactly, whatever the runs were fitted with.
 
     Raises:
         ConfigError: fewer than two runs, or runs of different data sets.
@@ -97,19 +111,19 @@ def compare_runs(
     rows = tuple(_metrics_of(run, config, device, exact_search, progress) for run, config in zip(runs, configs, strict=True))
     predictors = [Predictor(run, device=device, exact_search=exact_search) for run in runs]
     pictures = _draw(source, predictors, rows, out / "overlays", progress)
-    report = ComparisonReport(source.name, rows, pictures, out)
+    report = ComparisonReport(source.name, source.root, rows, pictures, out)
     write_text(out / "comparison.md", report.table())
     write_json(out / "comparison_report.json", report.as_dict())
     return report
 
 
 def _metrics_of(run: Path, config: RunConfig, device: str, exact_search: bool, progress: Progress) -> dict[str, Any]:
-    """Of the data set it was fitted on: `metrics.json` may have been written of another, with `aoi detect evaluate --data`."""
-    own, there = str(Path(config.dataset).resolve()), run / "metrics.json"
+    """Of the data set it was fitted on, and of others: earlier versions wrote those of `aoi detect evaluate --data` over its own."""
+    own, there = str(Path(config.dataset).resolve()), run / METRICS
     if not there.is_file() or read_json(there).get("dataset", own) != own:
         evaluate_run(run, device=device, exact_search=exact_search, progress=progress)
-    metrics = read_json(there)
-    return {**metrics, "run": run.resolve().name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
+    about = {"run": run.resolve().name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
+    return {**read_json(there), **about, "elsewhere": [{**other, **about} for other in other_evaluations(run)]}
 
 
 def example_samples(source: Dataset) -> list[tuple[str, Sample]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,12 +13,13 @@ from aoi.data.layouts import open_dataset
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import check_proportions, truth_masks
+from aoi.detect.evaluation import METRICS, SCORES, EvaluationReport, place_of
 from aoi.detect.inspectors import Runtime
 from aoi.detect.learnt import Met, check_unlearnt
 from aoi.detect.logs import log_metrics
 from aoi.detect.measure import Stopwatch, peak_memory_mb
 from aoi.detect.subjects import Eye, Subject, export_subject, run_subject
-from aoi.detect.verdict import BadImage, Thresholds
+from aoi.detect.verdict import BadImage
 from aoi.errors import ConfigError, DataError
 from aoi.metrics.streaming import evaluate_streamed
 from aoi.metrics.summary import Metrics, evaluate_maps
@@ -31,92 +30,13 @@ KEPT_BYTES = 2 * 2**30
 """Of anomaly maps, beyond which their scores are counted in bins."""
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationReport:
-    """Metrics of a run on raw scores, and how its thresholds did."""
-
-    run: Path
-    model: str
-    category: str
-    dataset: Path
-    """Whose test images they are; absolute."""
-    runtime: str
-    """`torch`, or what an export runs on."""
-    arithmetic: str | None
-    """That an export computes in."""
-    metrics: Metrics
-    metric_errors: dict[str, float]
-    """How far each of the pixels' metrics can be from the exact one; empty where they are exact."""
-    thresholds: Thresholds
-    escapes: int
-    """Defective images at or below the image threshold."""
-    overkill: int
-    """Good images above it."""
-    num_good: int
-    num_defective: int
-    by_type: dict[str, dict[str, int]]
-    """Defect type to `images` and `found`."""
-    seconds: dict[str, float]
-    images_per_s: float
-    """Test images per second, file to map, on this machine."""
-    peak_memory_mb: float
-    skipped: tuple[BadImage, ...]
-    gaps: tuple[str, ...] = ()
-    """What cannot be measured on these test images, and why."""
-    met: Met = field(default_factory=Met)
-    """What they have in common with what the run learnt from."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of `metrics.json`: metrics and thresholds at the top level."""
-        return {
-            "run": str(self.run),
-            "model": self.model,
-            "category": self.category,
-            "dataset": str(self.dataset),
-            "runtime": self.runtime,
-            "arithmetic": self.arithmetic,
-            **self.metrics.as_dict(),
-            "metric_errors": self.metric_errors,
-            "image_threshold": self.thresholds.image_threshold,
-            "pixel_threshold": self.thresholds.pixel_threshold,
-            "threshold_source": self.thresholds.source,
-            "escapes": self.escapes,
-            "overkill": self.overkill,
-            "num_good": self.num_good,
-            "num_defective": self.num_defective,
-            "by_type": self.by_type,
-            "seconds": self.seconds,
-            "images_per_s": self.images_per_s,
-            "peak_memory_mb": self.peak_memory_mb,
-            "skipped": [bad.as_dict() for bad in self.skipped],
-            "gaps": list(self.gaps),
-            "warnings": list(self.met.warnings),
-            "near_duplicates": [pair.as_dict() for pair in self.met.near],
-        }
-
-    @property
-    def _where(self) -> str:
-        return "" if self.arithmetic is None else f" ({self.runtime}, {self.arithmetic})"
-
-    def summary(self) -> str:
-        """A few lines for people."""
-        lines = [
-            f"{self.model} on {self.category}{self._where}: {self.num_good} good and {self.num_defective} defective test images",
-            self.metrics.summary() + (f" · pixel metrics within {max(self.metric_errors.values()):.1g}" if self.metric_errors else ""),
-            f"at the image threshold {self.thresholds.image_threshold:.4g}: {self.escapes} of {self.num_defective} defects escape, "
-            f"{self.overkill} of {self.num_good} good parts are rejected",
-            *(f"  {label}: {row['found']} of {row['images']} found" for label, row in self.by_type.items()),
-            f"{self.images_per_s:.1f} images/s",
-        ]
-        said = [f"skipped: {bad.reason}" for bad in self.skipped] + [f"note: {gap}" for gap in self.gaps]
-        return "\n".join([*said, *(f"warning: {line}" for line in self.met.warnings), *lines])
-
-
 def evaluate_run(
     run: Path, *, dataset: Path | None = None, device: str = "auto", streamed: bool | None = None, exact_search: bool = False,
     compiled: bool = False, runtime: Runtime = "torch", arithmetic: str = "fp32", progress: Progress = silent,
 ) -> EvaluationReport:  # fmt: skip
     """Score the test images of the run's data set, write `metrics.json` and `preds_test.jsonl` into its folder.
+
+    Those of another data set go into `evaluations/NAME` in that folder.
 
     Args:
         run: a finished run folder; with another runtime than torch, an export folder.
@@ -144,7 +64,7 @@ def evaluate_run(
     source = _tested(subject, dataset)
     watch = Stopwatch()
     met = check_unlearnt(subject.root, source.test, progress=progress)
-    watch.lap("leak guard")
+    watch.lap("leaks")
     eye = subject.open(watch)
     watch.lap("load")
     seen = _Seen(source.test, subject, eye, watch, progress)
@@ -185,6 +105,7 @@ def _report(
         model=subject.model,
         category=source.name,
         dataset=source.root.resolve(),
+        folder=place_of(subject.root, subject.dataset, source),
         runtime=where[0],
         arithmetic=where[1],
         metrics=metrics,
@@ -291,8 +212,8 @@ def _write(report: EvaluationReport, seen: _Seen) -> None:
         {"image_path": str(sample.path), "gt_label": sample.label, "pred_score": score, "label": "NG" if alarm else "OK"}
         for sample, score, alarm in zip(seen.samples, seen.scores, seen.alarms, strict=True)
     ]
-    write_jsonl(report.run / "preds_test.jsonl", rows)
+    write_jsonl(report.folder / SCORES, rows)
     details = report.as_dict()
-    write_json(report.run / "metrics.json", details)
+    write_json(report.folder / METRICS, details)
     if report.arithmetic is None:
-        log_metrics(report.run / "logs", details)
+        log_metrics(report.folder / "logs", details)

@@ -32,6 +32,7 @@ from aoi.detect.calibration import (
     thresholds_from,
 )
 from aoi.detect.detector import Detector, detector_family, make_detector
+from aoi.detect.evaluation import forget_evaluations
 from aoi.detect.features import BATCH, FeatureSet, extract
 from aoi.detect.known_defects import DefectFolder, find_defects, read_defects
 from aoi.detect.learnt import copies_told, learnt_images
@@ -195,6 +196,7 @@ def _begin(folder: RunFolder, config: RunConfig, source: Dataset, listed: Defect
     good = contents([sample.path for sample in source.train_good], progress=progress) if listed is None else listed.good
     learnt = learnt_images(good, None if listed is None else listed.shown, where=source.root)
     writable_folder(folder.root)
+    forget_evaluations(folder.root)
     write_config(folder, config)
     learnt.write(folder.root)
     return learnt.different

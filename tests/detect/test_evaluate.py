@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +118,50 @@ def test_a_mask_that_marks_nothing_is_none(run: Path, tmp_path: Path, streamed: 
     assert empty.as_dict()["gaps"] == [*empty.gaps]
 
 
+def test_figures_of_other_data_leave_the_runs_own_alone(run: Path, tmp_path: Path) -> None:
+    """They had been written over them."""
+    run = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
+    own, kept = evaluate_run(run), (run / "metrics.json").read_bytes()
+    scores = (run / "preds_test.jsonl").read_bytes()
+    others = [shutil.copytree(RunFolder(run).read_config().dataset, tmp_path / place) for place in ("other", "b/other", "c/b/other")]
+    for grey, other in enumerate(others):
+        for path in (other / "test" / "good").iterdir():
+            write_image(path, np.full((SIDE, SIDE, 3), grey, np.uint8))
+    reports = [evaluate_run(run, dataset=other) for other in (*others, others[0])]
+    assert reports[0].metrics == reports[3].metrics != own.metrics
+    assert own.folder == run
+    folders = [report.folder.relative_to(run / "evaluations").as_posix() for report in reports]
+    assert folders[:2] == ["other", "b_other"]
+    assert folders[2].startswith("other-")
+    assert folders[3] == "other"
+    for report, other in zip(reports, others, strict=False):
+        assert json.loads((report.folder / "metrics.json").read_text())["dataset"] == str(other)
+        assert str(other / "test") in (report.folder / "preds_test.jsonl").read_text()
+        assert str(report.folder) in report.summary()
+    assert (run / "metrics.json").read_bytes() == kept
+    assert (run / "preds_test.jsonl").read_bytes() == scores
+    table = compare_runs([run, run], tmp_path / "compared").table()
+    assert table.count("| run | patchcore |") == 4 * 2
+    assert [line for line in table.splitlines() if line.startswith("test images of")] == [
+        f"test images of {each}" for each in (own.dataset, others[1], others[0], others[2])
+    ]
+
+
 def test_a_comparison_takes_no_figures_of_another_data_set(run: Path, tmp_path: Path) -> None:
-    own = evaluate_run(run)
-    other = shutil.copytree(RunFolder(run).read_config().dataset, tmp_path / "other")
-    for path in (other / "test" / "good").iterdir():
-        write_image(path, np.zeros((SIDE, SIDE, 3), np.uint8))
-    assert evaluate_run(run, dataset=other).metrics != own.metrics
-    assert json.loads((run / "metrics.json").read_text())["dataset"] == str(other)
+    """As earlier versions left them in the place of the run's own."""
+    own, there = evaluate_run(run), run / "metrics.json"
+    there.write_text(json.dumps(own.as_dict() | {"dataset": str(tmp_path), "image_auroc": 0.0}))
     report = compare_runs([run, run], tmp_path / "compared")
     assert [row["image_auroc"] for row in report.runs] == [own.metrics.image_auroc] * 2
-    assert json.loads((run / "metrics.json").read_text())["dataset"] == RunFolder(run).read_config().dataset
+    assert json.loads(there.read_text())["dataset"] == RunFolder(run).read_config().dataset
+
+
+def test_another_fit_in_the_folder_has_no_figures_yet(run: Path, tmp_path: Path) -> None:
+    """A comparison had taken those of the fit before."""
+    again, source = shutil.copytree(run, tmp_path / "run"), Path(RunFolder(run).read_config().dataset)
+    evaluate_run(again, dataset=shutil.copytree(source, tmp_path / "other"))
+    evaluate_run(again)
+    options = FitOptions(backbone="aoi-small", image_size=(SIDE, SIDE), threshold_source="train")
+    assert (again / "metrics.json").is_file()
+    fit_run(source, again, replace(options, overwrite=True, seed=1))
+    assert not {"metrics.json", "preds_test.jsonl", "evaluations"} & {path.name for path in again.iterdir()}
