@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aoi.bench.report.answer import MAIN, RATES, best_thresholds, parts
+from aoi.bench.report.answer import MAIN, best_thresholds
 from aoi.bench.report.bounds import invented
 from aoi.bench.report.data import Finished, Row, arm_name
+from aoi.bench.report.decisions import RATES, decisions
 from aoi.synth.registry import generator_names
 
 FITTED = ("patchcore", "padim")
@@ -46,16 +47,11 @@ def adoptions(finished: Finished) -> list[Adoption]:
 
 def _thresholds(finished: Finished, dataset: str, detector: str) -> Adoption | None:
     best = best_thresholds(finished, dataset, detector, among=generator_names())  # those that a command can ask for
-    if best is None:
-        return None
-    (missed, misses), (cost, costs) = ((100 * best[name]["baseline"], 100 * best[name]["value"]) for name in RATES)
-    if misses + costs >= missed + cost:
+    decided = None if best is None else decisions(best)
+    if best is None or decided is None or not decided.better:
         return None
     row = best[RATES[0]]
-    why = (
-        f"Thresholds between invented defects ({row['generator']}) and held-out good images: on these test images {parts(misses)} of 100 "
-        f"defective parts passed (before: {parts(missed)}) and {parts(costs)} of 100 good ones were rejected (before: {parts(cost)})."
-    )
+    why = f"Thresholds between invented defects ({row['generator']}) and held-out good images: on these test images {decided.words()}."
     words = ["aoi", "synth", "generate", _folder(finished, dataset), "--generator", row["generator"], "--count", str(row["amount"])]
     words += ["--out", "DEFECTS"]
     return Adoption(dataset, detector, why, (shlex.join(words), _fit(finished, dataset, detector, {}, None) + " --defects DEFECTS"))

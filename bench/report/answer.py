@@ -11,12 +11,12 @@ import numpy as np
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.report.bounds import at_best, invented
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key
+from aoi.bench.report.decisions import RATES, decisions
 from aoi.bench.report.watching import unwatched
 
 Word = Literal["yes", "yes, slightly", "not shown", "no"]
 MAIN = "pixel_aupro"
 """The metric the answer is about."""
-RATES = ("escape_rate", "overkill_rate")
 SLIGHT = 0.01
 """Gains below it are shown, but few would notice them."""
 
@@ -139,18 +139,10 @@ def image_score(row: Row | None) -> str:
 
 def at_thresholds(rows: Mapping[str, Row]) -> str:
     """Escapes and overkill in parts of a hundred."""
-    found = [rows.get(name) for name in RATES]
-    shares = [(100 * row["baseline"], 100 * row["value"]) for row in found if row and row["value"] is not None]
-    if len(shares) < 2:
+    found = decisions(rows)
+    if found is None:
         return ""
-    (missed, misses), (cost, costs) = shares
-    if (missed, cost) == (misses, costs):
-        said = f"it passes {parts(misses)} of 100 defective parts and rejects {parts(costs)} of 100 good ones"
-        return f"At its threshold nothing changes: {said}."
-    return (
-        f"At its own threshold it passes {parts(misses)} of 100 defective parts (before: {parts(missed)}) "
-        f"and rejects {parts(costs)} of 100 good ones (before: {parts(cost)})."
-    )
+    return f"At its threshold nothing changes: {found.words()}." if found.unmoved else f"At its own threshold {found.words()}."
 
 
 def best_thresholds(finished: Finished, dataset: str, detector: str, among: Collection[str] | None = None) -> dict[str, Row] | None:
@@ -161,27 +153,17 @@ def best_thresholds(finished: Finished, dataset: str, detector: str, among: Coll
     """
     rows = [row for row in invented(finished.headline(dataset, detector, MAIN)) if row["coupling"] == "calibrate"]
     arms = [by_metric(finished, row) for row in rows if among is None or row["generator"] in among]
-    known = [found for found in arms if all(name in found and found[name]["value"] is not None for name in RATES)]
+    known = [found for found in arms if decisions(found) is not None]
     return min(known, key=lambda found: sum(found[name]["value"] for name in RATES)) if known else None
 
 
 def _thresholds_only(finished: Finished, dataset: str, detector: str) -> str:
     """What that arm does to escapes and overkill."""
     best = best_thresholds(finished, dataset, detector)
-    if best is None:
+    found = None if best is None else decisions(best)
+    if best is None or found is None or found.unmoved:
         return ""
-    (missed, misses), (cost, costs) = ((100 * best[name]["baseline"], 100 * best[name]["value"]) for name in RATES)
-    if (missed, cost) == (misses, costs):
-        return ""
-    return (
-        f"With nothing but its thresholds set by invented defects ({arm_name(best[RATES[0]])}) it passes {parts(misses)} of 100 defective "
-        f"parts (before: {parts(missed)}) and rejects {parts(costs)} of 100 good ones (before: {parts(cost)})."
-    )
-
-
-def parts(share: float) -> str:
-    """Of a hundred; whole where that says enough."""
-    return f"{share:.0f}" if 10 <= share <= 99 or abs(share - round(share)) < 0.05 else f"{share:.1f}"
+    return f"With nothing but its thresholds set by invented defects ({arm_name(best[RATES[0]])}) {found.words()}."
 
 
 def _tally(judged: Sequence[Row], helped: Sequence[Row]) -> str:

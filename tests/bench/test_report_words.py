@@ -9,10 +9,11 @@ import pytest
 
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.report.adoption import adoptions
-from aoi.bench.report.answer import answers, overall, parts, sentences, warnings
+from aoi.bench.report.answer import answers, overall, sentences, warnings
 from aoi.bench.report.charts import forest, forest_range, scatter, step_chart
 from aoi.bench.report.choices import Chosen, anything, by_arm, rankings
 from aoi.bench.report.data import Finished, arm_name, generator_name
+from aoi.bench.report.decisions import parts
 from aoi.bench.report.markup import metric_cell
 from aoi.bench.report.tables import main_types
 
@@ -320,4 +321,4 @@ def test_where_a_mixture_decides_best_the_best_that_a_command_can_make_is_offere
     (found,) = adoptions(Finished(Path("x"), {"arms": rows, "plan": PLAN, "types": []}, {}, {}))
     assert "--generator cutpaste" in found.commands[0]
     assert "(cutpaste)" in found.why
-    assert "10 of 100 defective parts passed" in found.why
+    assert "on these test images it passes 10 of 100 defective parts (before: 40) and rejects 5 of 100 good ones (before: 0)" in found.why
