@@ -22,6 +22,7 @@ from aoi.bench.material.sources import arms_of
 from aoi.bench.notes import TEST, TRAIN, Notes
 from aoi.bench.plan import Plan
 from aoi.bench.portion import run_seed
+from aoi.bench.refusal import nothing_left_if_refused
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
 from aoi.bench.state import Run
 from aoi.data.files import read_json, writable_folder, write_json
@@ -66,15 +67,16 @@ def run_bench(
     """
     began = time.perf_counter()
     datasets = checked_datasets(plan, Path(out))
-    store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
-    run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
-    with locked(run.out):
-        tell_story(run)
-        _compute(run, datasets, engine)
-        run.cache.close()
-        result = _result(run, datasets, time.perf_counter() - began)
-        tell_story(run, finished=True)
-        write_results(result)
+    with nothing_left_if_refused(Path(out)):
+        store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
+        run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
+        with locked(run.out):
+            tell_story(run)
+            _compute(run, datasets, engine)
+            run.cache.close()
+            result = _result(run, datasets, time.perf_counter() - began)
+            tell_story(run, finished=True)
+            write_results(result)
     return result
 
 

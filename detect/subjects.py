@@ -82,7 +82,7 @@ def export_subject(export: Path, runtime: Literal["openvino", "onnx"], *, arithm
     told = read_json(folder.manifest).get("dataset")
 
     def opened(watch: Stopwatch) -> Eye:
-        return _Export(RuntimePredictor(export, runtime, arithmetic=arithmetic), watch)
+        return _Export(RuntimePredictor(export, runtime, arithmetic=arithmetic, manifest=manifest), watch)
 
     return Subject(export, manifest.model, manifest.image_size, thresholds, Path(told) if told else None, opened)
 

@@ -42,6 +42,7 @@ class RuntimePredictor:
         workers: threads that look at images at once; None for one a processor.
         maps: whether maps are wanted. Verdicts, scores and regions are the same without; maps may then be too high where they are below
             the pixel threshold and their highest.
+        manifest: what `ExportFolder.read` has found there a moment ago; None to check the folder, every file by its content, now.
 
     Raises:
         ModelError: not an export, or a damaged one.
@@ -49,9 +50,12 @@ class RuntimePredictor:
         BackendUnavailable: the runtime is not installed.
     """
 
-    def __init__(self, export: Path, runtime: Runtime, *, arithmetic: str = "fp32", workers: int | None = None, maps: bool = True) -> None:
+    def __init__(
+        self, export: Path, runtime: Runtime, *, arithmetic: str = "fp32", workers: int | None = None, maps: bool = True,
+        manifest: Manifest | None = None,
+    ) -> None:  # fmt: skip
         folder = ExportFolder(export)
-        self.manifest = folder.read()
+        self.manifest = folder.read() if manifest is None else manifest
         if self.manifest.format != runtime:
             raise ConfigError(
                 f"{export} is an export for {self.manifest.format}, not {runtime}",

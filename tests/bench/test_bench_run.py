@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from aoi.bench.refusal import nothing_left_if_refused
 from aoi.bench.results import HIGHER_IS_BETTER
 from aoi.bench.run import run_bench
 from aoi.data.images import read_image, write_image
@@ -169,7 +170,7 @@ def test_a_test_image_among_the_training_images_stops_the_run(parts, tiny_bench,
     with pytest.raises(DataError, match=r"spot/000\.png = .*zzz\.bmp") as caught:
         run_bench(plan.model_copy(update={"datasets": (root,)}), tmp_path / "out")
     assert caught.value.hint
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("missing", ["test", "train"])
@@ -188,6 +189,37 @@ def test_impossible_detectors_and_options_are_refused_before_any_work(tiny_bench
     with pytest.raises(ConfigError, match="coreset_ration") as caught:
         run_bench(plan.model_copy(update={"options": {"patchcore": {"coreset_ration": 0.1}}}), tmp_path)
     assert "coreset_ratio" in caught.value.hint
+
+
+def test_a_refused_run_leaves_no_folder_and_what_was_there_alone(tiny_bench, tmp_path, plan):
+    wrong = plan.model_copy(update={"detectors": ("patchcorr",)})
+    with pytest.raises(ConfigError):
+        run_bench(wrong, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+    for place, name in (("theirs", "plan.json"), ("mine", "notes.txt"), ("empty", None)):
+        (tmp_path / place).mkdir()
+        if name:
+            (tmp_path / place / name).write_text("kept")
+        with pytest.raises(ConfigError):
+            run_bench(wrong, tmp_path / place)
+        assert [path.name for path in (tmp_path / place).iterdir()] == ([name] if name else [])
+
+
+def computing(out, name):
+    with nothing_left_if_refused(out):
+        (out / name).parent.mkdir(parents=True)
+        (out / "evidence" / "empty").mkdir(parents=True)
+        (out / name).touch()
+        raise DataError("bad images", hint="")
+
+
+def test_what_was_computed_before_an_error_stays(tmp_path):
+    for name, stays in (("arms/one.json", True), ("other.json", True), ("plan.json", False), (".bench-cache/features/x", True)):
+        out = tmp_path / "out"
+        with pytest.raises(DataError, match="bad images"):
+            computing(out, name)
+        assert (out / name).exists() is out.exists() is stays
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def test_two_categories_of_one_name_stay_apart(parts, tiny_bench, tmp_path, plan):

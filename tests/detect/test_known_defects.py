@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -153,6 +154,16 @@ def test_masks_that_mark_nothing_and_files_that_cannot_be_read_are_told(parts: P
         write_mask(dents / f"{i}_mask.png", np.zeros((SIDE, SIDE), bool))
     with pytest.raises(DataError, match=r"no mask in .* marks a defect"):
         fit_run(parts, tmp_path / "other", replace(OPTIONS, defects=dents))
+
+
+def test_defects_are_told_by_images_and_masks_and_files_that_are_gone_by_name(parts: Path, dents: Path) -> None:
+    source = open_dataset(parts)
+    found = find_defects(dents, source, seed=0)
+    hashes = [file_hash(path) for pair in found.pairs for path in (pair.image, pair.mask)]
+    assert found.fingerprint == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    (dents / "6.png").unlink()
+    with pytest.raises(DataError, match=r"cannot read .*6\.png: No such file"):
+        find_defects(dents, source, seed=0)
 
 
 def test_of_very_many_the_seed_draws_some(parts: Path, dents: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aoi.data.content import file_hash
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_mask, write_image
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.export import export_run
 from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.inspection import inspect
-from aoi.detect.runtime import openvino_engine
+from aoi.detect.runtime import export_folder, openvino_engine
 from aoi.detect.runtime.predictor import RuntimePredictor
 from aoi.detect.runtime.rounding import rounded_to_bfloat16, widened
 from aoi.errors import BackendUnavailable, ConfigError, DataError, ModelError
@@ -114,6 +115,21 @@ def test_an_export_is_evaluated_without_torch_and_says_what_its_run_says(run: Pa
     assert [row["image_path"] for row in of_run] == [row["image_path"] for row in of_export]
     assert [row["pred_score"] for row in of_export] == pytest.approx([row["pred_score"] for row in of_run], rel=1e-4)
     RuntimePredictor(copied, "openvino")  # which checks the export's files: still whole
+
+
+def test_an_export_checks_each_file_once_and_knows_what_its_run_learnt_from(
+    parts: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(export_folder, "file_hash", lambda path: looked.append(path.name) or file_hash(path))
+    evaluate_run(copied, runtime="openvino")
+    assert sorted(looked) == sorted(set(looked))
+    assert {"model.xml", "model.bin"} <= set(looked)
+    other = shutil.copytree(parts, tmp_path / "other")
+    first = min((other / "train" / "good").iterdir())
+    shutil.copy(first, other / "test" / "good" / "again.png")
+    with pytest.raises(DataError, match=f"the run learnt from: .*again.png = .*{first.name}"):
+        evaluate_run(copied, dataset=other, runtime="openvino")
 
 
 def test_an_evaluation_that_cannot_be_had_says_why(parts: Path, run: Path, copied: Path) -> None:
