@@ -31,9 +31,9 @@ FOLDER = "folder:"
 
 def known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
     """`names`, refused where one is no generator, nor in `also`, nor a folder's path, or is there twice."""
-    from aoi.synth.registry import generator_names
+    from aoi.synth.registry import COPYING, generator_names
 
-    known = (*also, *generator_names())
+    known = (*also, *(name for name in generator_names() if name not in COPYING))
     if MIXED in names and MIXED not in also:
         raise ValueError(f"{MIXED} makes no defects of its own and can only be among a plan's generators; name generators instead of it")
     for name in names:

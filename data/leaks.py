@@ -164,19 +164,25 @@ def check_choice(images: Sequence[Path], test: Contents, *, what: str, protocol:
 
 
 def check_learnt(manifest: Path, test: Contents) -> None:
-    """Stop a run whose synthetic defects come from a generator that learnt from, or was chosen on, a test image.
+    """Stop a run whose synthetic defects come from a generator that learnt from, or was chosen on, a test image, or are copies of one's.
 
     Args:
-        manifest: `manifest.jsonl` of the synthetic data set; its rows name the checkpoint and the adapters.
+        manifest: `manifest.jsonl` of the synthetic data set; its rows name the checkpoint and the adapters, or the defect that was copied.
         test: contents of the test images.
 
     Raises:
         DataError: naming the pairs.
     """
     named: set[str] = set()
+    copied: list[tuple[Path, Path]] = []
     for row in read_jsonl(manifest):
         if row.get("accepted"):
-            named |= {str(each) for each in (row.get("model"), *row.get("parameters", {}).get("adapters", ())) if each}
+            drawn = row.get("parameters") or {}
+            named |= {str(each) for each in (row.get("model"), *drawn.get("adapters", ())) if each}
+            owners = [test.owners.get(str(drawn.get(name))) for name in ("reference_sha256", "reference_pixels")]
+            copied += [(manifest.parent / str(row.get("image")), owner) for owner in owners if owner is not None][:1]
+    if copied:
+        raise _leak("a synthetic defect was copied from a test image", copied)
     leaked = [(image, test.owners[pixels]) for model in sorted(named) for pixels, image in learnt(model).items() if pixels in test.owners]
     if leaked:
         raise _leak("the generator learnt from a test image", leaked)

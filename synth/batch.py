@@ -20,7 +20,7 @@ from aoi.synth.region import Region
 from aoi.synth.registry import create_generator
 from aoi.synth.requests import Orders, Request, requests_of
 from aoi.synth.shape import Shape
-from aoi.synth.types import Generator, Job, Reaching, SynthDefect
+from aoi.synth.types import Copying, Generator, Job, Reaching, SynthDefect
 from aoi.synth.verification import FeatureChange, Verification, verify
 from aoi.synth.visibility import mean_change
 
@@ -120,7 +120,9 @@ class Batch:
             return trial
         for attempt in range(self.options.max_tries):
             job = self.job(trial, attempt)
-            outcome = self.judge(trial, attempt, self.generator.generate(job.image, job.region, job.spec, job.rng, job.shape), job)
+            outcome = self.judge(
+                trial, attempt, self._drawing(trial, attempt).generate(job.image, job.region, job.spec, job.rng, job.shape), job
+            )
             if isinstance(outcome, Attempt):
                 return outcome
             trial = outcome
@@ -151,11 +153,18 @@ class Batch:
         row = self._row(Trial(index, request, last.source, _NOTHING, _NOWHERE, tuple(rejections)), 0, None, last.reason)
         return Attempt(row, None, None)
 
+    def _drawing(self, trial: Trial, attempt: int) -> Generator:
+        """Who makes a try; one that copies goes on to the next defect after two tries with one."""
+        if not isinstance(self.generator, Copying):
+            return self.generator
+        return self.generator.in_turn(self.orders.at(trial.index)[1] + attempt // 2)
+
     def job(self, trial: Trial, attempt: int) -> Job:
         """What the generator is asked for at this try; its randomness depends on the seed, the index and the attempt alone."""
         numbers = [self.options.seed, trial.index, attempt]
         prepared, region, spec = trial.prepared, trial.region, trial.request.spec
-        shape = self.outliner.shape(prepared.image, region, spec, np.random.default_rng([*numbers, 1]))
+        copies = isinstance(self.generator, Copying)
+        shape = None if copies else self.outliner.shape(prepared.image, region, spec, np.random.default_rng([*numbers, 1]))
         if shape is not None:
             region = widened(region, shape)
         return Job(prepared.image, region, spec, np.random.default_rng(numbers), shape)
@@ -168,13 +177,20 @@ class Batch:
         asked = defect.asked if defect.asked is not None else defect.mask if job.shape is None else whole_outline(job)
         found = verify(
             trial.prepared.image, defect.image, asked, job.region, trial.request.spec, self.features, mask=defect.mask,
-            repainted=defect.repainted, least_area=None if job.shape is None else int(job.shape.mask.sum()),
+            repainted=defect.repainted, least_area=self._outlined(defect, job),
             min_feature_change=self.options.min_feature_change,
         )  # fmt: skip
-        trial = replace(trial, verification=found, note="" if job.shape is None else job.shape.note)
+        said = defect.provenance.parameters.get("notes") or ()
+        trial = replace(trial, verification=found, note="; ".join(said) if job.shape is None else job.shape.note)
         if found.accepted:
             return Attempt(self._row(trial, attempt, defect, None), trial.prepared, defect)
         return replace(trial, rejections=(*trial.rejections, Rejection(attempt, trial.source, "defect", str(found.reason))))
+
+    def _outlined(self, defect: SynthDefect, job: Job) -> int | None:
+        """Pixels of the outline that was to be filled; None where it was left to the generator."""
+        if isinstance(self.generator, Copying):
+            return None if defect.asked is None else int(defect.asked.sum())
+        return None if job.shape is None else int(job.shape.mask.sum())
 
     def give_up(self, trial: Trial) -> Attempt:
         """The attempt that came to nothing after the last try."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import cv2
@@ -15,7 +14,7 @@ from aoi.synth.blend import difference, settle, without_pinholes
 from aoi.synth.change import CERTAIN, FAINTEST, colour_change
 from aoi.synth.motion import SHIFT, bump, inside_field, leap, moved_points, sampled, swing
 from aoi.synth.piece import Piece, draw_piece, placed
-from aoi.synth.region import Region, depth
+from aoi.synth.region import Region, depth, with_background
 from aoi.synth.registry import GeneratorSettings, register
 from aoi.synth.shape import Shape
 from aoi.synth.types import Provenance, SynthDefect
@@ -55,13 +54,7 @@ class DisplaceGenerator:
         Args:
             region: the place on the part.
         """
-        if region.foreground.all():
-            return region
-        beyond = ~region.foreground
-        if not region.place.is_anywhere:
-            away = cv2.distanceTransform((~region.mask).astype(np.uint8), cv2.DIST_L2, 3)
-            beyond &= away <= SHIFT[1] * Piece(region.foreground, "whole").extent
-        return replace(region, mask=region.mask | beyond)
+        return with_background(region, SHIFT[1])
 
     def generate(
         self, image: np.ndarray, region: Region, spec: DefectSpec, rng: np.random.Generator, shape: Shape | None = None

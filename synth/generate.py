@@ -20,6 +20,7 @@ from aoi.synth.options import GenerateOptions
 from aoi.synth.outfolder import Row, claim, complete, digest, finished_rows, journal, locked
 from aoi.synth.pool import Recipe, made_rows, one_thread
 from aoi.synth.preview import PREVIEW, write_preview
+from aoi.synth.reference import References
 from aoi.synth.registry import GeneratorSettings, create_generator
 from aoi.synth.requests import Orders
 from aoi.synth.texture import list_textures
@@ -171,6 +172,8 @@ def _inputs(sources: tuple[Source, ...], options: GenerateOptions, orders: Order
         inputs["requests_sha256"] = hashlib.sha256(understood.encode()).hexdigest()
     if options.generator == "diffusion":
         inputs |= _model_inputs(options.settings)
+    if options.references is not None:
+        inputs["references_sha256"] = digest(References(options.references).files)
     if options.masks is not None:
         inputs["masks_sha256"] = digest((path.name, path) for path in open_images(options.masks, recursive=True))
     return inputs

@@ -13,7 +13,7 @@ from aoi.data.files import finite
 from aoi.errors import ConfigError
 from aoi.synth.blend import Blend
 from aoi.synth.foreground import ForegroundMode, check_foreground
-from aoi.synth.registry import GeneratorSettings, generator_names, unknown_generator
+from aoi.synth.registry import COPYING, GeneratorSettings, generator_names, unknown_generator
 
 if TYPE_CHECKING:
     from aoi.synth.diffusion.settings import DiffusionSettings
@@ -33,6 +33,7 @@ _ADDED_LATER = (
     "features",
     "min_feature_change",
     "diffusion",
+    "references",
 )
 """Left out of a folder's configuration while they say nothing, so that folders of older versions go on being recognised."""
 MAX_SIDE = 8192
@@ -97,6 +98,8 @@ class GenerateOptions:
     """Least change in feature space."""
     diffusion: DiffusionSettings | None = None
     """What the generator `diffusion` is built with."""
+    references: Path | None = None
+    """Folder of real defects with masks, which the generator `graft` copies."""
 
     def __post_init__(self) -> None:
         _check_number("--count", self.count, 1, 10_000_000)
@@ -108,6 +111,7 @@ class GenerateOptions:
             _check_number("--workers", self.workers, 1, 1024)
         if self.generator not in generator_names():
             raise unknown_generator(self.generator)
+        self._check_references()
         check_foreground(self.foreground)
         if not re.fullmatch(r"[^/\\\s.][^/\\]*", self.folder) or self.folder == "good":
             raise ConfigError(f"{self.folder!r} cannot name a folder of defects", hint="use letters, such as scratch, but not good")
@@ -118,6 +122,23 @@ class GenerateOptions:
         if self.mm_per_pixel is not None and not 0 < self.mm_per_pixel < 1000:
             raise ConfigError(f"--mm-per-pixel is {self.mm_per_pixel}", hint="give the width of one pixel in millimetres, such as 0.02")
         _ = self.spec, self.settings
+
+    def _check_references(self) -> None:
+        if self.generator not in COPYING:
+            if self.references is not None:
+                copying = ", ".join(COPYING)
+                raise ConfigError(
+                    f"{self.generator} invents its defects and takes no references",
+                    hint=f"leave --references out, or use --generator {copying}",
+                )
+            return
+        if self.references is None:
+            raise ConfigError(
+                f"the generator {self.generator} copies real defects and was given none",
+                hint="name a data set with a few of them and their masks: --references FOLDER",
+            )
+        if self.masks is not None:
+            raise ConfigError(f"the generator {self.generator} takes outlines from its references", hint="leave --mask out")
 
     @property
     def folder(self) -> str:
@@ -137,7 +158,8 @@ class GenerateOptions:
     @property
     def settings(self) -> GeneratorSettings:
         """What the generator is built with."""
-        return GeneratorSettings(self.textures, self.opacity, self.blend, self.mm_per_pixel, self.diffusion)
+        copied = (self.references, self.size, self.foreground) if self.generator in COPYING else ()
+        return GeneratorSettings(self.textures, self.opacity, self.blend, self.mm_per_pixel, self.diffusion, *copied)
 
     @property
     def size_was_given(self) -> bool:

@@ -48,7 +48,7 @@ class Recipe:
     def needs(self) -> Needs:
         """What tasks must see, and what they take: a network all the threads it would have here, anything else one core."""
         options = self.options
-        named = (options.textures, options.masks, options.prompts)
+        named = (options.textures, options.masks, options.prompts, options.references)
         folders = sorted({source.path.parent for source in self.sources})
         paths = (*folders, *(path for path in named if path is not None), *_model_folders(options.diffusion))
         if options.diffusion is None and options.generator != "diffusion":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -74,6 +74,22 @@ def find_region(foreground: np.ndarray, place: Place = ANYWHERE, *, band: float 
         along = np.clip(principal_axis(foreground).along(foreground.shape), 0, 1)
         within &= (along >= place.along[0]) & (along <= place.along[1])
     return Region(foreground & within, foreground, place)
+
+
+def with_background(region: Region, share: float) -> Region:
+    """A region with background near it, never other places of the part; itself where the part fills the frame.
+
+    Args:
+        region: the place on the part.
+        share: of the part's longer side, how far the background may be away where a place was named.
+    """
+    if region.foreground.all():
+        return region
+    beyond = ~region.foreground
+    if not region.place.is_anywhere:
+        away = cv2.distanceTransform((~region.mask).astype(np.uint8), cv2.DIST_L2, 3)
+        beyond &= away <= share * float(max(cv2.boundingRect(region.foreground.astype(np.uint8))[2:]))
+    return replace(region, mask=region.mask | beyond)
 
 
 def _banded(low: float, high: float, band: float | None) -> tuple[float, float]:

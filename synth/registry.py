@@ -29,6 +29,12 @@ class GeneratorSettings:
     """Scale of the images, for thicknesses and lengths in millimetres."""
     diffusion: DiffusionSettings | None = None
     """What the generator `diffusion` is told beside the sentence; None takes its defaults."""
+    references: Path | None = None
+    """Folder of real defects with masks, which the generator `graft` copies."""
+    size: int | None = None
+    """Side of the square that images are resized to; None leaves them."""
+    foreground: str = "auto"
+    """How parts are found; see `aoi.synth.foreground.find_foreground`."""
 
     def __post_init__(self) -> None:
         check_blend(self.blend)
@@ -40,9 +46,11 @@ Factory = Callable[[GeneratorSettings], Generator]
 F = TypeVar("F", bound=Factory)
 
 _FACTORIES: dict[str, Factory] = {}
-_BUILT_IN = ("aoi.synth.perlin", "aoi.synth.cutpaste", "aoi.synth.displace", "aoi.synth.shade")
+_BUILT_IN = ("aoi.synth.perlin", "aoi.synth.cutpaste", "aoi.synth.displace", "aoi.synth.shade", "aoi.synth.graft")
 _HEAVY = {"diffusion": "aoi.synth.diffusion.generator"}
 """Generators whose module imports torch: known by name, imported when they are built."""
+COPYING = ("graft",)
+"""Generators that copy real defects, and make nothing without any."""
 
 
 def register(name: str) -> Callable[[F], F]:
@@ -70,8 +78,8 @@ def generator_names() -> tuple[str, ...]:
 
 
 def drawn_names() -> tuple[str, ...]:
-    """Those of them that need no checkpoint, sorted."""
-    return tuple(name for name in generator_names() if name not in _HEAVY)
+    """Those of them that invent by themselves, sorted: they need neither a checkpoint nor real defects."""
+    return tuple(name for name in generator_names() if name not in _HEAVY and name not in COPYING)
 
 
 def create_generator(name: str, settings: GeneratorSettings | None = None) -> Generator:

@@ -102,3 +102,11 @@ class Reaching(Protocol):
 
     def reach(self, region: Region) -> Region:
         """Where changes may fall if the defect lies in `region`: the region and background near it, never other places of the part."""
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """A generator that copies defects there are: outlines and sizes come with them, and each of them gets its turn."""
+
+    def in_turn(self, turn: int) -> Generator:
+        """The generator that copies the defect whose turn it is, of those that fit what is asked for, counted round and round."""

@@ -25,7 +25,7 @@ Backbone = Annotated[str | None, typer.Option(help="aoi-small, or a timm/torchvi
 Weights = Annotated[Path | None, typer.Option(help="Backbone weights: safetensors or a state dict.")]
 ImageSize = Annotated[str, typer.Option(help="Network input: SIDE or HEIGHTxWIDTH, pixels.")]
 Images = Annotated[str, typer.Argument(help="Good images: a file, folder, glob, or a data set (its train/good).")]
-GeneratorName = Annotated[str, typer.Option(help="perlin, cutpaste, displace, shade or diffusion.")]
+GeneratorName = Annotated[str, typer.Option(help="perlin, cutpaste, displace, shade, graft or diffusion.")]
 Model = Annotated[str | None, typer.Option(help="Inpainting checkpoint: a folder, a name of `aoi models list`, or a hub name.")]
 KeyValue = Annotated[list[str] | None, typer.Option(help="Any other option, KEY=VALUE; may be repeated.")]
 Dtype = Annotated[str | None, typer.Option(help="Arithmetic of the checkpoint: auto, float32, float16 or bfloat16.")]

@@ -47,12 +47,13 @@ def generate(
     area: Annotated[tuple[float, float], typer.Option(help="Least and greatest defect area, as fractions of the part.")] = (0.003, 0.06),
     severity: Annotated[float | None, typer.Option(help="0 (slight) to 1 (severe); default: the prompt's, or varied.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Folder of real defect masks to take outlines from.")] = None,
+    references: Annotated[Path | None, typer.Option(help="graft: folder of real defects with masks, which are copied.")] = None,
     cama: Annotated[bool | None, typer.Option("--cama/--no-cama", help="Move real masks to the same place of the part.")] = None,
     mm_per_pixel: Annotated[float | None, typer.Option(help="Scale, for sizes in millimetres.")] = None,
     opacity: Annotated[tuple[float, float], typer.Option(help="perlin, cutpaste: least and greatest opacity.")] = (0.35, 1.0),
     textures: Annotated[Path | None, typer.Option(help="perlin: folder of texture pictures.")] = None,
     foreground: Annotated[str, typer.Option(help="auto, full, otsu or rembg.")] = "auto",
-    blend: Annotated[str, typer.Option(help="perlin, cutpaste: feather, poisson or hard.")] = "feather",
+    blend: Annotated[str, typer.Option(help="perlin, cutpaste, graft: feather, poisson or hard.")] = "feather",
     label: Annotated[str | None, typer.Option(help="Folder name of the defects; default: the prompt's kind, or the generator.")] = None,
     max_tries: Annotated[int, typer.Option(help="Tries of a defect that fails verification.")] = 8,
     features: Annotated[bool, typer.Option("--features", help="Also verify in feature space (LPIPS).")] = False,
@@ -91,7 +92,7 @@ def generate(
         generator=generator, count=count, seed=seed, size=size, where=where, area=area, severity=severity, opacity=opacity,
         textures=textures, foreground=foreground, blend=blend, label=label, workers=workers, prompt=prompt, prompts=prompts,  # type: ignore[arg-type]
         masks=mask, cama=cama, mm_per_pixel=mm_per_pixel, locate=locate, locate_model=locate_model, band=band, features=features,  # type: ignore[arg-type]
-        max_tries=max_tries, diffusion=settings,
+        max_tries=max_tries, diffusion=settings, references=references,
     )  # fmt: skip
     with progress_bars() as progress:
         report = generate_dataset(images, out, options, engine=place, progress=progress, say=note)
