@@ -56,15 +56,6 @@ def test_only_the_mask_changes_and_only_in_the_region(seed, name, place, blend, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_everything(name):
-    region, generator = find_region(disc()), create_generator(name)
-    one, same, other = (generator.generate(surface(), region, DefectSpec(), np.random.default_rng(seed)) for seed in (5, 5, 6))
-    np.testing.assert_array_equal(one.image, same.image)
-    assert one.provenance == same.provenance
-    assert not np.array_equal(one.image, other.image)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_severity_raises_the_change(name):
     region, generator = find_region(disc()), create_generator(name)
     changes = []
