@@ -12,14 +12,14 @@ import pytest
 from aoi.captions.places import parse_place
 from aoi.captions.spec import DefectSpec
 from aoi.data.files import read_jsonl
-from aoi.data.images import read_image, read_mask, write_image
+from aoi.data.images import read_image, read_mask, write_image, write_mask
 from aoi.errors import DataError
 from aoi.synth import displace, mura, perlin
 from aoi.synth.blend import changed
 from aoi.synth.generate import GenerateOptions, generate_dataset
 from aoi.synth.paint import is_grey
 from aoi.synth.region import Region, find_region
-from aoi.synth.registry import GeneratorSettings, create_generator, drawn_names
+from aoi.synth.registry import COPYING, GeneratorSettings, create_generator, drawn_names
 from aoi.synth.shape import Shape, Window
 from aoi.synth.types import Reaching
 from aoi.synth.verification import FEATHER
@@ -37,6 +37,18 @@ class Case:
     """A parameter of its provenance, and every value that it takes."""
     comes_out: int = 19
     """Of 20 defects, so many pass verification at least."""
+    fills: bool = True
+    """It takes an outline that it is given; else outlines come with what it copies."""
+
+
+def references(folder):
+    """Two real blots on other sheets and brackets, with their masks."""
+    for number, (scene, where) in enumerate([(sheet, (slice(50, 64), slice(40, 60))), (bracket, (slice(40, 52), slice(40, 56)))]):
+        image, mask = scene(seed=90 + number)[0], np.zeros((SIZE, SIZE), bool)
+        mask[where], image[where] = True, 20
+        write_image(folder / "test" / "blot" / f"{number}.png", image)
+        write_mask(folder / "ground_truth" / "blot" / f"{number}_mask.png", mask)
+    return {"references": folder}
 
 
 CASES = {
@@ -45,6 +57,7 @@ CASES = {
     "cutpaste-plain": Case(varies=("variant", ("plain",))),
     "cutpaste-scar": Case(varies=("variant", ("scar",))),
     "displace": Case(varies=("mode", displace.MODES), comes_out=17),
+    "graft": Case(references, comes_out=17, fills=False),
     "shade": Case(varies=("family", mura.FAMILIES)),
 }
 
@@ -109,7 +122,7 @@ def check_exact(image, defect, region):
 
 
 def test_every_generator_that_draws_is_held_to_this():
-    assert set(drawn_names()) <= set(CASES)
+    assert set(CASES) == {*drawn_names(), *COPYING}
 
 
 @pytest.mark.parametrize("grey", [True, False])
@@ -160,7 +173,9 @@ def test_a_place_that_misses_the_part_is_refused(name, settings):
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_real_outline_confines_the_change(made, scene):
+def test_a_real_outline_confines_the_change(name, made, scene):
+    if not CASES[name].fills:
+        pytest.skip("brings its own outlines")
     image, foreground = scene()
     outline = np.zeros(foreground.shape, bool)
     outline[40:80, 36:80] = True
