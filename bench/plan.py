@@ -17,9 +17,9 @@ from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
 from aoi.bench.plan_checks import check_candidates, check_detector_names, check_mixture, check_pairs, parts_of
 from aoi.bench.plan_options import (
     FOLDER,
+    KNOW_REAL,
     MIXED,
     ORACLE_MASK,
-    REAL,
     DiffusionPlan,
     HeadPlan,
     NegativePlan,
@@ -64,7 +64,9 @@ class Plan(Axes):
     detectors: tuple[str, ...] = Field(default=("patchcore", "padim"), min_length=1)
     folders: dict[str, Path] = Field(default={}, description="folders of defects made elsewhere, by the name they have among generators")
     generators: tuple[str, ...] = Field(
-        default=(NONE, "perlin", "cutpaste"), min_length=1, description="also mixed, real, oracle-mask, folder:PATH, or a name of folders"
+        default=(NONE, "perlin", "cutpaste"),
+        min_length=1,
+        description="also mixed, graft, real, oracle-mask, folder:PATH, or a name of folders",
     )
     couplings: tuple[Coupling, ...] = Field(default=("calibrate", "head"), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -111,7 +113,7 @@ class Plan(Axes):
     @field_validator("generators")
     @classmethod
     def _generators(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known_generators(names, also=(NONE, MIXED, REAL, ORACLE_MASK, *info.data.get("folders", {})))
+        known_generators(names, also=(NONE, MIXED, *KNOW_REAL, *info.data.get("folders", {})))
         check_mixture(names)
         return names
 
@@ -121,7 +123,7 @@ class Plan(Axes):
         from aoi.synth.registry import generator_names
 
         for name in folders:
-            if name in (NONE, MIXED, REAL, ORACLE_MASK, *generator_names()) or not re.fullmatch(r"\w[\w.-]*", name):
+            if name in (NONE, MIXED, *KNOW_REAL, *generator_names()) or not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(f"{name!r} cannot name a folder of defects: use letters, digits, - and _, and no generator's name")
         return folders
 
@@ -162,7 +164,7 @@ class Plan(Axes):
     @property
     def takes_out(self) -> bool:
         """True where real defects are taken out of the test."""
-        return REAL in self.generators or ORACLE_MASK in self.generators
+        return any(name in KNOW_REAL for name in self.generators)
 
     def folder_of(self, generator: str) -> Path | None:
         """Where the defects of a generator lie that were made elsewhere; None for every other generator."""

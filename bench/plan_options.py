@@ -23,6 +23,10 @@ REAL = "real"
 """The generator that makes nothing: real defects taken out of the test, the upper bound."""
 ORACLE_MASK = "oracle-mask"
 """The generator that paints into the masks of those real defects."""
+GRAFT = "graft"
+"""The generator that copies those real defects onto good images; see `aoi.bench.material.grafts`."""
+KNOW_REAL = (REAL, ORACLE_MASK, GRAFT)
+"""The generators that use real defects, which are taken out of the test."""
 MIXED = "mixed"
 """The generator that makes nothing either: equal shares of what the plan's drawn generators made; see `aoi.bench.material.mixture`."""
 FOLDER = "folder:"
@@ -36,6 +40,8 @@ def known_generators(names: tuple[str, ...], *, also: tuple[str, ...] = ()) -> t
     known = (*also, *(name for name in generator_names() if name not in COPYING))
     if MIXED in names and MIXED not in also:
         raise ValueError(f"{MIXED} makes no defects of its own and can only be among a plan's generators; name generators instead of it")
+    if GRAFT in names and GRAFT not in also:
+        raise ValueError(f"{GRAFT} copies real defects that are taken out of the test and can only be among a plan's generators")
     for name in names:
         if name not in known and not (name.startswith(FOLDER) and name != FOLDER):
             near = difflib.get_close_matches(name, known, n=1)
@@ -190,7 +196,7 @@ class NormalsPlan(StrictModel):
 
 
 class RealPlan(StrictModel):
-    """Which real defects are taken out of the test for the generators `real` and `oracle-mask`; see `aoi.bench.material.taken`."""
+    """Which real defects are taken out of the test for the generators `real`, `oracle-mask` and `graft`; see `aoi.bench.material.taken`."""
 
     per_type: int = Field(default=3, ge=1, le=10_000, description="at most so many defects of each type; one at least stays to be tested")
     seed: int = Field(default=0, ge=0, description="that draws them; the same ones for every arm, whatever its own seed")

@@ -14,11 +14,12 @@ from aoi.bench.clock import Clock
 from aoi.bench.judging.evidence import Archive
 from aoi.bench.ledger import Ledger, identity_of
 from aoi.bench.material.elsewhere import Elsewhere
+from aoi.bench.material.grafts import partitions
 from aoi.bench.material.normal_images import normals_identity
 from aoi.bench.notes import Notes
 from aoi.bench.plan import Plan
 from aoi.bench.plan_identity import settings
-from aoi.bench.plan_options import MIXED
+from aoi.bench.plan_options import GRAFT, MIXED
 from aoi.data.content import dataset_fingerprint
 from aoi.data.progress import Progress
 from aoi.data.sample import Dataset
@@ -88,5 +89,6 @@ def _arm_identity(run: Run, arm: Arm, fingerprint: str) -> str:
     own += [normals_identity(run.plan, arm.dataset)] if arm.coupling == "normals" else []
     own += [run.elsewhere[place].fingerprint] if (place := (arm.dataset, arm.generator)) in run.elsewhere else []
     own += [list(run.plan.kinds(arm.generator))] if arm.generator == MIXED else []
+    own += [list(partitions(run.plan))] if arm.generator == GRAFT else []
     own += [] if arm.is_baseline or run.plan.drawn_size == run.plan.image_size else ["drawn at the size of the good image"]
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])

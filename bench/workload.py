@@ -11,6 +11,7 @@ from aoi.bench.anomalib.trial import Rates
 from aoi.bench.arms import Arm, generator_slug, portions, synth_name
 from aoi.bench.detectors import folds_for
 from aoi.bench.forecast import Shared
+from aoi.bench.material.grafts import DRAWN
 from aoi.bench.material.miniature import Miniature
 from aoi.bench.material.probe import probe_folder
 from aoi.bench.material.taken import take
@@ -20,6 +21,7 @@ from aoi.bench.portion import WATCHING, makers_of
 from aoi.bench.scale import LEARNED, SEARCH, Step
 from aoi.data.defect_pairs import MANIFEST
 from aoi.data.sample import Dataset, Sample
+from aoi.synth.preview import PREVIEW
 
 
 @dataclass(slots=True)
@@ -244,4 +246,6 @@ def _shared(what: str, lots: list[_Lot], used_by: int) -> Shared:
 
 def _on_disk(folder: Path, wanted: int) -> int:
     """Of the defects that are wanted, those that need not be made: all of them where the folder is finished, were some given up or not."""
-    return wanted if (folder / MANIFEST).is_file() else min(wanted, sum(1 for _ in folder.glob("test/*/*.png")))
+    if (folder / MANIFEST).is_file() or ((folder / PREVIEW).is_file() and any(folder.glob(f"{DRAWN}-*"))):
+        return wanted
+    return min(wanted, sum(1 for part in (folder, *folder.glob(f"{DRAWN}-*")) for _ in part.glob("test/*/*.png")))

@@ -36,7 +36,9 @@ def run_ablation(
     detectors: Annotated[str | None, typer.Option(help="patchcore,padim")] = None,
     generators: Annotated[
         str | None,
-        typer.Option(help="perlin,cutpaste,displace,shade,mixed,diffusion,real,oracle-mask,folder:PATH (none is always the baseline)"),
+        typer.Option(
+            help="perlin,cutpaste,displace,shade,mixed,graft,diffusion,real,oracle-mask,folder:PATH (none is always the baseline)"
+        ),
     ] = None,
     couplings: Annotated[str | None, typer.Option(help="calibrate,head,select,negative,weight,normals,segment,train")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,

@@ -13,13 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from aoi.bench.material.images import RealImages, SynthImages
-from aoi.data.images import read_image, resize_image, write_image
+from aoi.bench.material.shown import show_drawn
 from aoi.detect.detector import Scores
 from aoi.detect.features import gathered, joined
-from aoi.errors import DataError
-from aoi.synth.preview import PREVIEW, contact_sheet, triple
-
-_SHOWN = 12
+from aoi.synth.preview import PREVIEW
 
 
 def dealt_in_turn(made: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,13 +99,5 @@ def mixed_images(real: RealImages, synth: Mapping[str, SynthImages], parts: tupl
         folder: of its own; gets the picture and nothing else, since the defects lie in those of the parts.
     """
     images = Mixture.of(synth, parts, count).images(synth, folder / PREVIEW)
-    rows = []
-    for path, mask, source in list(zip(images.features.paths, images.masks, images.sources, strict=True))[:_SHOWN]:
-        try:
-            defect = read_image(path)
-            rows.append(triple(resize_image(read_image(real.train.paths[source]), defect.shape[:2]), defect, mask))
-        except DataError:
-            continue  # the picture is for looking; what has gone since its features were read is no reason to fail
-    if rows:
-        write_image(folder / PREVIEW, contact_sheet(rows, columns=min(2, len(rows))))
+    show_drawn(real, images, folder)
     return images

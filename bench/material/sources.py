@@ -11,13 +11,12 @@ import numpy as np
 from aoi.bench.arms import Arm
 from aoi.bench.axes import Stock
 from aoi.bench.heldout import folds_of
-from aoi.bench.ledger import identity_of
 from aoi.bench.material.elsewhere import Elsewhere
+from aoi.bench.material.grafts import digest_of, graft_images
 from aoi.bench.material.images import RealImages, SynthImages, synth_images
 from aoi.bench.material.taken import take, write_taken
 from aoi.bench.plan import DIFFUSION, Plan
-from aoi.bench.plan_options import ORACLE_MASK, REAL
-from aoi.data.content import file_hashes
+from aoi.bench.plan_options import GRAFT, ORACLE_MASK, REAL
 from aoi.data.defect_pairs import Pair
 from aoi.data.images import read_mask, write_image
 from aoi.data.leaks import SHOWN, check_disjoint, check_learnt, check_traced, contents, learnt
@@ -58,7 +57,7 @@ def stock_of(plan: Plan, name: str, dataset: Dataset, elsewhere: Mapping[tuple[s
         if taken < 2:
             raise DataError(
                 f"{dataset.root} can spare {taken} real defects",
-                hint="one defect of each type stays in the test; more need masks, or leave real out",
+                hint="one defect of each type stays in the test; more need masks, or leave real, oracle-mask and graft out",
             )
         supply[REAL] = taken
     return Stock(len(dataset.train_good), supply)
@@ -89,6 +88,9 @@ def defects(
         return _made_elsewhere(real, place, backbone, plan, elsewhere, progress)
     if place.generator == REAL:
         return _real(real, place, backbone, plan, progress)
+    if place.generator == GRAFT:
+        stand_ins = _stand_ins(real, place.seed, plan)
+        return graft_images(real, place.seed, stand_ins, backbone, plan, place.folder, place.cache, progress=progress)
     if place.generator == ORACLE_MASK:
         kept = write_taken(real.taken, place.folder.parent / f"masks-{_digest(real.taken)}")
         texture = plan.real.texture
@@ -132,14 +134,19 @@ def _real(real: RealImages, place: Place, backbone: Backbone, plan: Plan, progre
     size = (plan.image_size, plan.image_size)
     paths = [sample.path for sample in real.taken]
     check_disjoint(real.test_contents, contents(paths), what="a test image is also a real defect to learn from")
-    fold = folds_of(len(real.train), folds=plan.folds, seed=place.seed)
     return SynthImages(
         extract_features(paths, backbone, size, cache=place.cache, progress=progress),
         truth_masks(list(real.taken), size),
-        dealt(len(paths), fold, np.random.default_rng([place.seed, 6])),
+        _stand_ins(real, place.seed, plan),
         _preview(place.folder, real.taken),
         said=(f"{_taken_out(real, plan)}; they are dealt to folds at random, {STAND_IN}",),
     )
+
+
+def _stand_ins(real: RealImages, seed: int, plan: Plan) -> np.ndarray:
+    """R int64, for each real defect that was taken out a good image whose fold is also its own; the same for all who learn from it."""
+    fold = folds_of(len(real.train), folds=plan.folds, seed=seed)
+    return dealt(len(real.taken), fold, np.random.default_rng([seed, 6]))
 
 
 def _taken_out(real: RealImages, plan: Plan) -> str:
@@ -203,4 +210,4 @@ def _preview(folder: Path, samples: Sequence[Sample]) -> Path:
 def _digest(taken: Sequence[Sample]) -> str:
     """Part of a folder's name that changes with what is in it."""
     masks = [sample.mask_path for sample in taken if sample.mask_path is not None]
-    return identity_of(file_hashes([*(sample.path for sample in taken), *masks]))[:12]
+    return digest_of([*(sample.path for sample in taken), *masks])

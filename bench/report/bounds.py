@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aoi.bench.plan_options import ORACLE_MASK, REAL
+from aoi.bench.plan_options import GRAFT, ORACLE_MASK, REAL
 from aoi.bench.report.data import Row, arm_name
 
-KNOWS_REAL = {REAL: "real defects", ORACLE_MASK: "invented ones in real masks"}
+KNOWS_REAL = {REAL: "real defects", GRAFT: "copies of them", ORACLE_MASK: "invented ones in real masks"}
 """The generators that use real defects, and what detectors then learn from."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.ledger import WATCHED_BY
-from aoi.bench.plan_options import REAL
+from aoi.bench.plan_options import GRAFT, REAL
 from aoi.bench.report.data import Finished, Row, cell_key, plain
 from aoi.bench.report.watching import watch_text
 
@@ -36,6 +36,8 @@ class Chosen:
         said = f"left as it was: {refused}" if refused else tell(self.details)
         if self.row["generator"] == REAL and not self.details.get("judged_by"):
             said = said.replace("invented", "real")
+        if self.row["generator"] == GRAFT and not self.details.get("judged_by"):
+            said = said.replace("invented", "copied")
         return "; ".join(part for part in (said, self.watch) if part)
 
     def as_dict(self) -> dict[str, Any]:

@@ -275,7 +275,8 @@ def sheets(finished: Finished) -> str:
         path = Path(kept)
         if not path.is_file():  # the folder may have been moved
             dataset, _, generator = name.partition("/")
-            path = next(iter(sorted((finished.folder / "synth" / dataset / generator).rglob("preview.png"))), path)
+            sheets_there = (finished.folder / "synth" / dataset / generator).rglob("preview.png")
+            path = min(sheets_there, key=lambda each: (len(each.parts), each), default=path)  # of all, before those of shares
         uri = sheet(path)
         if uri:
             dataset, _, generator = name.partition("/")
