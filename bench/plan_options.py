@@ -198,7 +198,12 @@ class NormalsPlan(StrictModel):
 class RealPlan(StrictModel):
     """Which real defects are taken out of the test for the generators `real`, `oracle-mask` and `graft`; see `aoi.bench.material.taken`."""
 
-    per_type: int = Field(default=3, ge=1, le=10_000, description="at most so many defects of each type; one at least stays to be tested")
+    per_type: int = Field(
+        default=3,
+        ge=1,
+        le=10_000,
+        description="at most so many defects of each type, each of another part; one part at least stays to be tested",
+    )
     seed: int = Field(default=0, ge=0, description="that draws them; the same ones for every arm, whatever its own seed")
     texture: str = Field(default="perlin", description="the generator that paints into their masks")
     cama: bool = Field(default=False, description="move their masks to the same place of the part, with a network's features")
@@ -216,5 +221,6 @@ class DiffusionPlan(StrictModel):
     sentences: tuple[str, ...] = Field(default=(), description="what is painted, in turn; each names a kind of defect")
     settings: dict[str, Any] = Field(default={}, description="fields of aoi.synth.diffusion.settings.DiffusionSettings")
     leave_out_learnt: bool = Field(
-        default=False, description="test no image that the checkpoint learnt from or was chosen on; false stops the run where there is one"
+        default=False,
+        description="test no image, and no other picture of its part, that the checkpoint learnt from or was chosen on; else the run stops",
     )

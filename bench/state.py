@@ -21,6 +21,7 @@ from aoi.bench.plan import Plan
 from aoi.bench.plan_identity import settings
 from aoi.bench.plan_options import GRAFT, MIXED
 from aoi.data.content import dataset_fingerprint
+from aoi.data.parts import part_count, part_groups
 from aoi.data.progress import Progress
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import Backbone
@@ -57,8 +58,9 @@ class Run:
     def missing(self, name: str, dataset: Dataset) -> dict[Arm, str]:
         """The arms of one data set that are not on record, with their identities; the others are read."""
         fingerprint, missing = dataset_fingerprint(dataset), {}
+        together = _kept_together(self.plan, dataset)
         for arm in self.arms[name]:
-            identity = _arm_identity(self, arm, fingerprint)
+            identity = _arm_identity(self, arm, fingerprint, *together)
             if self.read(arm, identity):
                 self.resumed += 1
             else:
@@ -79,7 +81,14 @@ class Run:
         return self.clock.timed(what)
 
 
-def _arm_identity(run: Run, arm: Arm, fingerprint: str) -> str:
+def _kept_together(plan: Plan, dataset: Dataset) -> tuple[str, ...]:
+    """What tells records of a test that gave up whole parts from older ones; nothing where every part has one picture."""
+    gives_up = plan.takes_out or (plan.paints and plan.diffusion.leave_out_learnt)
+    several = gives_up and part_count(part_groups(dataset.test)) < len(dataset.test)
+    return ("pictures of one part leave the test together",) if several else ()
+
+
+def _arm_identity(run: Run, arm: Arm, fingerprint: str, *more: str) -> str:
     """Everything that decides the numbers of an arm."""
     cell: list[Any] = [arm.dataset, arm.detector, arm.generator, arm.coupling, arm.seed]
     if (arm.amount, arm.condition) != (None, USUAL):  # so that records of plans without these axes stay good
@@ -91,4 +100,5 @@ def _arm_identity(run: Run, arm: Arm, fingerprint: str) -> str:
     own += [list(run.plan.kinds(arm.generator))] if arm.generator == MIXED else []
     own += [list(partitions(run.plan))] if arm.generator == GRAFT else []
     own += [] if arm.is_baseline or run.plan.drawn_size == run.plan.image_size else ["drawn at the size of the good image"]
+    own += more
     return identity_of([aoi.__version__, settings(run.plan), fingerprint, run.backbone.fingerprint, list(run.backbone.layers), cell, *own])

@@ -20,6 +20,7 @@ from aoi.bench.plan_options import MIXED, REAL
 from aoi.bench.portion import WATCHING, makers_of
 from aoi.bench.scale import LEARNED, SEARCH, Step
 from aoi.data.defect_pairs import MANIFEST
+from aoi.data.parts import siblings
 from aoi.data.sample import Dataset, Sample
 from aoi.synth.preview import PREVIEW
 
@@ -75,9 +76,10 @@ def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, floa
 
 
 def tested(dataset: Dataset, plan: Plan) -> tuple[Sample, ...]:
-    """The test images without the real defects that the plan takes out; images that show the same are not looked for."""
+    """The test images without the parts that the plan takes out; images that show the same by their content are not looked for."""
     taken = {sample.path for sample in take(dataset.test, plan.real)} if plan.takes_out else set()
-    return tuple(sample for sample in dataset.test if sample.path not in taken)
+    parts = siblings(dataset.test, taken)
+    return tuple(sample for sample in dataset.test if sample.path not in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from aoi.data.evidence import Damaged, ImageFacts, MaskFacts, examine_image, examine_mask
 from aoi.data.files import read_json
 from aoi.data.findings import SEVERITIES, CheckReport, Finding
-from aoi.data.layouts import open_dataset
+from aoi.data.layouts import listed, open_dataset
+from aoi.data.parts import part_count, part_groups
 from aoi.data.placement import placement_findings
 from aoi.data.progress import Progress, silent, tracked
-from aoi.data.sample import GOOD, Dataset
+from aoi.data.sample import GOOD, Dataset, Sample
 from aoi.data.truth import same_proportions
 from aoi.data.twins import exact_groups, near_twins
 from aoi.errors import DataError
@@ -41,9 +44,11 @@ def check_dataset(root: Path, *, progress: Progress = silent, workers: int | Non
     began = time.perf_counter()
     dataset = open_dataset(Path(root))
     images, masks, damaged = _read_all(dataset, progress, workers or os.cpu_count() or 1)
+    parts = part_groups(dataset.samples)
     findings = [
         *_damage(dataset, damaged),
         *_copies(dataset, images),
+        *_torn_parts(dataset, parts),
         *_mask_rules(dataset, images, masks),
         *_count_rules(dataset),
         *_look_rules(dataset, images),
@@ -59,6 +64,7 @@ def check_dataset(root: Path, *, progress: Progress = silent, workers: int | Non
         masks=sum(sample.mask_path is not None for sample in dataset.samples),
         sizes=dict(sizes.most_common()),
         findings=tuple(findings),
+        parts=part_count(parts),
         seconds=time.perf_counter() - began,
     )
 
@@ -108,6 +114,20 @@ def _copies(dataset: Dataset, images: list[ImageFacts]) -> Iterator[Finding]:
             "look at both: is it one part photographed twice, or one photograph saved twice?",
             (name,),
         )
+
+
+def _torn_parts(dataset: Dataset, parts: np.ndarray) -> Iterator[Finding]:
+    """Physical parts that were trained on in one picture and are tested in another."""
+    shown: dict[int, list[Sample]] = {}
+    for sample, part in zip(dataset.samples, parts, strict=True):
+        shown.setdefault(int(part), []).append(sample)
+    for members in shown.values():
+        tested, trained = ([sample for sample in members if sample.split == split] for split in ("test", "train"))
+        if tested and trained:
+            names = tuple(inside(dataset, sample.path) for sample in trained)
+            message = f"the same physical part as {listed(list(names), 3)}"
+            hint = "a part that was trained on looks familiar when it is tested: keep all pictures of it on one side"
+            yield Finding("warning", "part-on-both-sides", inside(dataset, tested[0].path), message, hint, names)
 
 
 def _mask_rules(dataset: Dataset, images: list[ImageFacts], masks: dict[Path, MaskFacts]) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ def pixel_hash(image: np.ndarray) -> str:
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over the keys, images and masks of a data set, hexadecimal: changes with any of them, not with the folder's place.
+    """SHA-256 over the keys, images, masks and named parts of a data set, hexadecimal: changes with any of them, not with its place.
 
     Raises:
         DataError: a file cannot be read.
@@ -53,6 +53,7 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     )
     digest = hashlib.sha256()
     for sample, image in sorted(zip(dataset.samples, images, strict=True), key=lambda pair: pair[0].key):
-        row = f"{sample.key}\0{image}\0{masks.get(sample.key, '')}\n"
+        part = "" if sample.group is None else f"\0{sample.group}"
+        row = f"{sample.key}\0{image}\0{masks.get(sample.key, '')}{part}\n"
         digest.update(row.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -58,6 +58,8 @@ class CheckReport:
     sizes: Mapping[str, int]
     """Images by `height x width`, commonest first."""
     findings: tuple[Finding, ...]
+    parts: int
+    """Physical parts that the images show, as far as a table or their names tell; without either as many as images."""
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -78,6 +80,7 @@ class CheckReport:
             "name": self.name,
             "layout": self.layout,
             "images": sum(self.counts.values()),
+            "parts": self.parts,
             "masks": self.masks,
             "counts": dict(self.counts),
             "sizes": dict(self.sizes),
@@ -89,7 +92,9 @@ class CheckReport:
 
     def summary(self) -> str:
         """Plain text for people: what is there, then the findings by kind, worst first."""
-        lines = [f"{self.name} ({self.layout}): {sum(self.counts.values())} images, {self.masks} masks, {self._size_words()}"]
+        images = sum(self.counts.values())
+        parts = f" of {self.parts} physical part{'s' * (self.parts > 1)}" if self.parts < images else ""
+        lines = [f"{self.name} ({self.layout}): {images} images{parts}, {self.masks} masks, {self._size_words()}"]
         lines += [f"  {count:>6}  {place}" for place, count in self.counts.items()]
         kinds = dict.fromkeys((finding.severity, finding.code) for finding in self.findings)
         for severity, code in kinds:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aoi.data.images import IMAGE_SUFFIXES
+from aoi.data.part_table import with_parts
 from aoi.data.sample import GOOD, Dataset, Layout, Sample, Split
 from aoi.errors import DataError
 
@@ -30,14 +31,17 @@ def open_dataset(root: Path) -> Dataset:
       MVTec AD's test images, so every one is in the test split.
     * Plain folder: the images directly in it are good and in the train split.
 
+    In any of them `groups.csv` at `root` may say which images show one physical part; see `aoi.data.part_table`.
+
     Raises:
-        DataError: `root` does not exist, is a file, holds several categories, or holds no images in any of these layouts.
+        DataError: `root` does not exist, is a file, holds several categories, or holds no images in any of these layouts; or the table of
+            parts does not fit.
     """
     root = existing_folder(Path(root))
     samples = _samples(root)
     if not samples:
         raise _no_dataset(root)
-    return Dataset(root, category_name(root), layout_of(root) or "folder", tuple(samples))
+    return Dataset(root, category_name(root), layout_of(root) or "folder", tuple(with_parts(root, samples)))
 
 
 def existing_folder(path: Path) -> Path:

@@ -14,12 +14,15 @@ from aoi.data.content import file_hash, pixel_hash
 from aoi.data.files import read_jsonl
 from aoi.data.images import read_image
 from aoi.data.nearness import miniature
+from aoi.data.parts import siblings
 from aoi.data.progress import Progress, silent, tracked
 from aoi.data.sample import Sample
 from aoi.errors import DataError
 
 _LEARNT = "training_images.jsonl"
 """What `aoi synth train` writes beside a model: the real images it learnt from or was chosen on."""
+_COPIED = ("reference_sha256", "reference_pixels")
+"""What a row says of the real defect that was copied, whose file is its `reference`."""
 SHOWN = 5
 """Pairs named in an error."""
 APART = "move these images out of one of the two sets, then run again"
@@ -166,6 +169,8 @@ def check_choice(images: Sequence[Path], test: Contents, *, what: str, protocol:
 def check_learnt(manifest: Path, test: Contents) -> None:
     """Stop a run whose synthetic defects come from a generator that learnt from, or was chosen on, a test image, or are copies of one's.
 
+    Another picture of the same physical part counts as the test image does.
+
     Args:
         manifest: `manifest.jsonl` of the synthetic data set; its rows name the checkpoint and the adapters, or the defect that was copied.
         test: contents of the test images.
@@ -174,18 +179,24 @@ def check_learnt(manifest: Path, test: Contents) -> None:
         DataError: naming the pairs.
     """
     named: set[str] = set()
-    copied: list[tuple[Path, Path]] = []
+    copied: dict[str, Path] = {}
     for row in read_jsonl(manifest):
         if row.get("accepted"):
             drawn = row.get("parameters") or {}
             named |= {str(each) for each in (row.get("model"), *drawn.get("adapters", ())) if each}
-            owners = [test.owners.get(str(drawn.get(name))) for name in ("reference_sha256", "reference_pixels")]
-            copied += [(manifest.parent / str(row.get("image")), owner) for owner in owners if owner is not None][:1]
-    if copied:
-        raise _leak("a synthetic defect was copied from a test image", copied)
-    leaked = [(image, test.owners[pixels]) for model in sorted(named) for pixels, image in learnt(model).items() if pixels in test.owners]
+            copied |= {str(drawn[name]): Path(str(drawn.get("reference"))) for name in _COPIED if name in drawn}
+    _check_seen(copied, test, "a synthetic defect was copied from")
+    for model in sorted(named):
+        _check_seen(learnt(model), test, "the generator learnt from")
+
+
+def _check_seen(seen: Mapping[str, Path], test: Contents, what: str) -> None:
+    leaked = sorted({(image, test.owners[key]) for key, image in seen.items() if key in test.owners})
     if leaked:
-        raise _leak("the generator learnt from a test image", leaked)
+        raise _leak(f"{what} a test image", leaked)
+    related = taught([Sample(path, "test", path.parent.name) for path in test.keys], test, seen)
+    if related:
+        raise _leak(f"{what} another picture of a part that is tested", [(image, path) for path, image in related.items()], sign="~")
 
 
 def learnt(model: str) -> dict[str, Path]:
@@ -205,18 +216,23 @@ def learnt(model: str) -> dict[str, Path]:
     return found
 
 
-def without(samples: Sequence[Sample], known: Contents, pixels: Collection[str]) -> tuple[Sample, ...]:
-    """`samples` less those that show one of `pixels`.
+def taught(samples: Sequence[Sample], known: Contents, seen: Mapping[str, Path]) -> dict[Path, Path]:
+    """The samples that show what was learnt from, or another picture of the same part, each with a picture that was learnt from.
 
     Args:
-        known: contents of `samples`.
-        pixels: hashes.
+        samples: test images.
+        known: their contents.
+        seen: by the hash of their pixels, the files that were learnt from; see `learnt`. Of one that is not among the samples, only its
+            name and its folder's tell which part it shows.
     """
-    wanted = set(pixels)
-    return tuple(sample for sample in samples if wanted.isdisjoint(known.keys[sample.path]))
+    here = {sample.path for sample in samples if not seen.keys().isdisjoint(known.keys[sample.path])}
+    elsewhere = {path for pixels, path in seen.items() if pixels not in known.owners}
+    strangers = [Sample(path, "test", path.parent.name) for path in sorted(elsewhere - {sample.path for sample in samples})]
+    found = siblings([*samples, *strangers], here | {sample.path for sample in strangers})
+    return {sample.path: found[sample.path] for sample in samples if sample.path in found}
 
 
-def _leak(what: str, pairs: list[tuple[Path, Path]], hint: str = APART) -> DataError:
-    named = "; ".join(f"{first} = {second}" for first, second in pairs[:SHOWN])
+def _leak(what: str, pairs: list[tuple[Path, Path]], hint: str = APART, sign: str = "=") -> DataError:
+    named = "; ".join(f"{first} {sign} {second}" for first, second in pairs[:SHOWN])
     more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
     return DataError(f"{what}: {named}{more}", hint=hint)

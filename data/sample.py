@@ -25,6 +25,8 @@ class Sample:
     """`good`, or the defect type as the folder is named."""
     mask_path: Path | None = None
     """The ground-truth mask of a defect; None for good images and for defects without one."""
+    group: str | None = None
+    """The physical part it shows, where the data set's table of parts names it; see `aoi.data.parts`."""
 
     @property
     def is_anomalous(self) -> bool:

@@ -17,7 +17,7 @@ from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.gaps import gaps
 from aoi.data.images import read_mask, resize_mask
-from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, without
+from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, taught
 from aoi.data.nearness import NearPair, near_leak, near_pairs
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
@@ -55,7 +55,7 @@ class RealImages:
     taken: tuple[Sample, ...] = ()
     """Real defects taken out of the test, one of each type in turn; see `aoi.bench.material.taken`."""
     twins: tuple[Sample, ...] = ()
-    """Images taken out with them, because they show the same."""
+    """Images taken out with them, because they show the same, or the same part."""
     near: tuple[NearPair, ...] = ()
     """Near-duplicates of test images among the good training images."""
     gaps: tuple[str, ...] = ()
@@ -127,7 +127,8 @@ def real_images(
     parted = part(dataset.test, known, train_contents, plan.real) if plan.takes_out else Parted(dataset.test)
     test = parted.tested
     if plan.paints and plan.diffusion.leave_out_learnt:
-        test = without(test, known, learnt(str(plan.diffusion.model)).keys())
+        shown = taught(dataset.test, known, learnt(str(plan.diffusion.model)))
+        test = tuple(sample for sample in test if sample.path not in shown)
     test_contents = known.of(sample.path for sample in test)
     check_disjoint(test_contents, train_contents)
     near = near_pairs(test_contents.miniatures, train_contents.miniatures, train_contents.miniatures)

@@ -57,7 +57,7 @@ def stock_of(plan: Plan, name: str, dataset: Dataset, elsewhere: Mapping[tuple[s
         if taken < 2:
             raise DataError(
                 f"{dataset.root} can spare {taken} real defects",
-                hint="one defect of each type stays in the test; more need masks, or leave real, oracle-mask and graft out",
+                hint="one part of each type stays in the test; more parts need masks, or leave real, oracle-mask and graft out",
             )
         supply[REAL] = taken
     return Stock(len(dataset.train_good), supply)
@@ -151,7 +151,7 @@ def _stand_ins(real: RealImages, seed: int, plan: Plan) -> np.ndarray:
 
 def _taken_out(real: RealImages, plan: Plan) -> str:
     """Which defects are known, and that no arm is tested on them."""
-    twins = f", and with them {len(real.twins)} images that show the same" if real.twins else ""
+    twins = f", and with them {len(real.twins)} images that show the same or the same part" if real.twins else ""
     return (
         f"{len(real.taken)} real defects, at most {plan.real.per_type} of each type, taken out of the test of every arm{twins}: "
         "baselines, too, are measured on what remains"

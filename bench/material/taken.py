@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from aoi.data.files import atomic_path
 from aoi.data.images import read_mask, write_mask
 from aoi.data.leaks import Contents
 from aoi.data.nearness import near_pairs
+from aoi.data.parts import part_groups, siblings
 from aoi.data.sample import Sample
 
 
@@ -26,29 +26,47 @@ class Parted:
     taken: tuple[Sample, ...] = ()
     """Defects to learn from, one of each type in turn."""
     twins: tuple[Sample, ...] = ()
-    """Images that show what one of `taken` shows, exactly or nearly: neither tested nor learnt from."""
+    """Images that show what one of `taken` shows, exactly or nearly, and other pictures of its part: neither tested nor learnt from."""
 
 
 def take(samples: Sequence[Sample], plan: RealPlan) -> tuple[Sample, ...]:
     """The defects that a plan takes out, one of each type in turn; fewer per type are always among more.
 
-    Of every type one defect at least stays to be tested; defects without a mask stay.
+    No two of them show one physical part; of every type one part at least stays to be tested; defects without a mask stay.
 
     Args:
         samples: the test images.
         plan: how many of each type, and the seed that draws them.
     """
-    drawn: list[list[Sample]] = []
-    for label in sorted({sample.label for sample in samples if sample.is_anomalous}):
-        of_type = [sample for sample in samples if sample.label == label]
-        masked = [sample for sample in of_type if sample.mask_path is not None]
+    groups = {sample.path: int(group) for sample, group in zip(samples, part_groups(samples), strict=True)}
+    types, waiting = sorted({sample.label for sample in samples if sample.is_anomalous}), {}
+    for label in types:
+        masked = [sample for sample in samples if sample.label == label and sample.mask_path is not None]
         order = np.random.default_rng([plan.seed, *label.encode("utf-8", "surrogateescape")]).permutation(len(masked))
-        drawn.append([masked[int(which)] for which in order[: min(plan.per_type, len(of_type) - 1)]])
-    return tuple(sample for turn in zip_longest(*drawn) for sample in turn if sample is not None)
+        waiting[label] = [masked[int(which)] for which in order]
+    stay = {label: {groups[sample.path] for sample in samples if sample.label == label} for label in types}
+    taken: list[Sample] = []
+    for _ in range(plan.per_type):
+        for label in types:
+            sample = _next(waiting[label], groups, stay)
+            if sample is not None:
+                taken.append(sample)
+                for parts in stay.values():
+                    parts.discard(groups[sample.path])
+    return tuple(taken)
+
+
+def _next(waiting: list[Sample], groups: Mapping[Path, int], stay: Mapping[str, set[int]]) -> Sample | None:
+    """The first that waits and whose part has not gone yet and leaves a part of each of its types behind; it waits no longer."""
+    for index, sample in enumerate(waiting):
+        homes = [parts for parts in stay.values() if groups[sample.path] in parts]
+        if homes and all(len(parts) > 1 for parts in homes):
+            return waiting.pop(index)
+    return None
 
 
 def part(samples: Sequence[Sample], known: Contents, train: Contents, plan: RealPlan) -> Parted:
-    """Take defects out of a test set, and with them every image that shows the same.
+    """Take defects out of a test set, and with them every image that shows the same, or the same physical part.
 
     Args:
         samples: the test images.
@@ -62,7 +80,8 @@ def part(samples: Sequence[Sample], known: Contents, train: Contents, plan: Real
     learnt = {path: known.miniatures[path] for path in paths if path in known.miniatures}
     left = {path: small for path, small in known.miniatures.items() if path not in paths}
     near = {pair.other for pair in near_pairs(learnt, left, train.miniatures)}
-    twins = {sample.path for sample in samples if sample.path in near or not keys.isdisjoint(known.keys[sample.path])} - paths
+    same = near | siblings(samples, paths).keys()
+    twins = {sample.path for sample in samples if sample.path in same or not keys.isdisjoint(known.keys[sample.path])} - paths
     return Parted(
         tuple(sample for sample in samples if sample.path not in paths | twins),
         taken,
