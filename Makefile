@@ -22,7 +22,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@mkdir -p .typing && ln -sfn .. .typing/aoi
 	@touch $@
 
-demo: setup ## the whole story on drawn parts: sample, synth, fit, detect, bench (3 minutes)
+demo: setup ## the whole story on drawn parts: sample, synth, fit, detect, bench (2 minutes)
 	$(AOI) demo --out demo
 
 test: setup ## the fast tests, static checks included

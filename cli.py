@@ -119,7 +119,7 @@ def fetch(
 
 @app.command()
 def demo(out: Out = Path("demo"), seed: Seed = 0, json: Json = False) -> None:
-    """The whole story on drawn parts: sample, synth, fit, detect, bench; about three minutes on two cores."""
+    """The whole story on drawn parts: sample, synth, fit, detect, bench; about two minutes on two cores."""
     from aoi.bench.demo import run_demo
 
     with progress_bars() as progress:

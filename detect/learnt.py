@@ -39,7 +39,7 @@ class Learnt:
     def write(self, root: Path) -> None:
         """Into a run folder."""
         rows = [
-            {"image": str(path), "source_sha256": keys[0], "source_pixels": keys[-1], "used_for": use}
+            {"image": str(path.absolute()), "source_sha256": keys[0], "source_pixels": keys[-1], "used_for": use}
             for use, found in ((FIT, self.good), (THRESHOLDS, self.defects))
             for path, keys in found.keys.items()
         ]
