@@ -22,6 +22,7 @@ from aoi.synth.generate import find_sources
 from aoi.synth.options import GenerateOptions
 from aoi.synth.outlining import ANY_KIND
 from aoi.synth.region import Region, find_region
+from aoi.synth.registry import COPYING
 from aoi.synth.shape import noise_shape
 from aoi.synth.types import Job, SynthDefect
 from aoi.synth.verification import FeatureChange
@@ -51,6 +52,11 @@ class CheckOptions:
     """Measure the first check in the features of LPIPS instead of in CIELAB."""
 
     def __post_init__(self) -> None:
+        if self.generator in COPYING:
+            raise ConfigError(
+                f"{self.generator} copies defects as they are, which words change little",
+                hint=f"look at preview.png of aoi synth generate --generator {self.generator} --references FOLDER",
+            )
         if len(set(self.sentences)) < 2:
             raise ConfigError("fewer than two different sentences cannot be compared", hint="give --sentence twice or more")
         if not 1 <= self.images <= 1000:

@@ -39,6 +39,8 @@ _RING = 0.03
 _LEAST_RING = 24
 """Pixels; of fewer no tone can be told."""
 _ERODED = 4
+_COVERED = 100
+"""Of 255, how far a pixel must lie within the moved mask: a little less than half, or a line one pixel wide would fall between pixels."""
 _STRAY = 0.3
 """How far beside the part's place, as a share of its extent, what is transplanted may cover background."""
 
@@ -209,7 +211,7 @@ def taken(
     height, width = reference.mask.shape
     there = (field[..., 0] >= -0.5) & (field[..., 1] >= -0.5) & (field[..., 0] <= width - 0.5) & (field[..., 1] <= height - 0.5)
     pixels = cv2.remap(reference.image, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    mask = cv2.remap(reference.mask.astype(np.uint8) * 255, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) > 127
+    mask = cv2.remap(reference.mask.astype(np.uint8) * 255, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT) > _COVERED
     return pixels.astype(np.float32), mask & there, there
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from aoi.bench.ledger import identity_of
 from aoi.bench.plan import Plan
 from aoi.data.content import file_hashes
 from aoi.data.defect_pairs import MANIFEST, Pair, read_pairs
+from aoi.data.files import read_jsonl
 from aoi.data.layouts import existing_folder
 from aoi.errors import DataError
 
@@ -27,6 +29,15 @@ class Elsewhere:
     def manifest(self) -> Path:
         """Where its making is told; need not exist."""
         return self.root / MANIFEST
+
+    def copies(self, pairs: Collection[Pair]) -> int:
+        """How many of these defects are copies of real ones, as their manifest tells."""
+        if not self.manifest.is_file():
+            return 0
+        told = {
+            self.root / str(row.get("image")) for row in read_jsonl(self.manifest) if (row.get("parameters") or {}).get("reference_sha256")
+        }
+        return sum(pair.image in told for pair in pairs)
 
 
 def find_elsewhere(plan: Plan, datasets: tuple[str, ...]) -> dict[tuple[str, str], Elsewhere]:

@@ -8,7 +8,7 @@ that fold alone. See `docs/decisions/0024-grafts.md`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ def graft_images(
     features = extract_features(images, backbone, size, cache=cache, origins=Origins(real.train, sources), progress=progress)
     found = SynthImages(features, masks, sources, out / PREVIEW, (said(real, plan, seed, dealt),))
     show_drawn(real, found, out)
-    return replace(found, preview=out / PREVIEW)
+    return found
 
 
 def _drawn(real: RealImages, seed: int, share: Share, count: int, plan: Plan, out: Path, progress: Progress) -> DrawnDefects:

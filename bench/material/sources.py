@@ -175,6 +175,8 @@ def _made_elsewhere(
     sources, untraced = _sources(real, pairs, folds_of(len(real.train), folds=plan.folds, seed=place.seed), place.seed)
     held = f"{len(pairs) - untraced} are held out with the good image they were made from"
     said = f"{len(pairs)} of {len(elsewhere.pairs)} defects of {elsewhere.root}; {held}"
+    if copies := elsewhere.copies(pairs):
+        said += f", {copies} are copies of real defects: those of one may lie in several folds, so that what is held out flatters"
     return SynthImages(
         extract_features(
             [pair.image for pair in pairs], backbone, size, cache=place.cache, origins=Origins(real.train, sources), progress=progress

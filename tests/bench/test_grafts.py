@@ -18,6 +18,7 @@ from aoi.bench.material import grafts
 from aoi.bench.material.grafts import in_turn, partitions, shares
 from aoi.bench.material.images import RealImages, real_images
 from aoi.bench.material.sources import Place, dealt, defects
+from aoi.bench.material.taken import write_taken
 from aoi.bench.plan import Plan, load_plan
 from aoi.bench.plan_identity import settings
 from aoi.bench.run import run_bench
@@ -27,6 +28,7 @@ from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.images import read_image
 from aoi.data.layouts import open_dataset
 from aoi.errors import ConfigError, DataError
+from aoi.synth.generate import GenerateOptions, generate_dataset
 
 
 def graft_plan(small_plan, parts, **changes) -> Plan:
@@ -203,3 +205,15 @@ def test_what_it_will_cost_is_told(parts, small_plan, tiny_bench, tmp_path):
     run_bench(plan.model_copy(update={"generators": ("none", "graft")}), tmp_path / "out")
     wider = plan.model_copy(update={"couplings": ("calibrate", "head")})
     assert next(one for one in estimate(wider, tmp_path / "out").shared if "defects made" in one.what).on_record == 12
+
+
+def test_copies_made_elsewhere_are_told_since_only_one_parent_is_held_out(parts, small_plan, tiny_bench, real, tmp_path):
+    train = [sample.path for sample in open_dataset(parts).train_good]
+    references = write_taken(real.taken, tmp_path / "refs")
+    generate_dataset(train, tmp_path / "made", GenerateOptions("graft", count=8, seed=0, size=64, workers=1, references=references))
+    plan = graft_plan(small_plan, parts, generators=("none", "real", f"folder:{tmp_path / 'made'}"), couplings=("calibrate",))
+    result = run_bench(plan, tmp_path / "out")
+    (said,) = result.notes["disc"][f"folder:{tmp_path / 'made'}"]["said"]
+    assert "8 are copies of real defects" in said
+    with pytest.raises(DataError, match="copied from a test image"):
+        run_bench(graft_plan(small_plan, parts, generators=("none", f"folder:{tmp_path / 'made'}")), tmp_path / "leak")
