@@ -41,6 +41,8 @@ _LEAST_RING = 24
 _ERODED = 4
 _COVERED = 100
 """Of 255, how far a pixel must lie within the moved mask: a little less than half, or a line one pixel wide would fall between pixels."""
+_LOOKED = 8
+"""References that are laid onto a good image, at most, to find one that belongs where a sentence wants it."""
 _STRAY = 0.3
 """How far beside the part's place, as a share of its extent, what is transplanted may cover background."""
 
@@ -120,8 +122,8 @@ class GraftGenerator:
             raise DataError(f"{region.place.name!r} misses the part", hint="name another place, or use --foreground full")
         pool, note = self._pool(spec)
         drawn = int(rng.integers(2**31))
-        reference = self.references.at(pool, drawn if self._turn is None else self._turn)
-        place = Place(reference, self._view(image, region.foreground), region)
+        place = self._place(image, region, pool, drawn if self._turn is None else self._turn)
+        reference = place.reference
         varied = place.vary(spec, rng)
         landing = place.land(varied, rng)
         said: dict[str, Any] = {
@@ -142,6 +144,19 @@ class GraftGenerator:
             return everything, ""
         pool = self.references.of_kind(spec.kind)
         return (pool, "") if pool else (everything, f"no reference of kind {spec.kind!r}: those of other kinds are used")
+
+    def _place(self, image: np.ndarray, region: Region, pool: tuple[int, ...], turn: int) -> Place:
+        """The reference whose turn it is, or the first after it whose own place is the one that was named: a flaw of the neck looks odd on
+        a head.
+        """
+        good, first = self._view(image, region.foreground), None
+        for step in range(1 if region.place.is_anywhere else min(len(pool), _LOOKED)):
+            place = Place(self.references.at(pool, turn + step), good, region)
+            if place.fits:
+                return place
+            first = first or place
+        assert first is not None
+        return first
 
     def _view(self, image: np.ndarray, foreground: np.ndarray) -> View:
         """The good image as it is registered; several defects of a batch lie on one."""

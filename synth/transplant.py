@@ -33,7 +33,8 @@ _DIRECTED = 0.35
 """Coherence of the structure tensor from which a surface has a direction: brushed metal and wood do, leather and carpet do not."""
 _AT_EDGE = 0.03
 """Share of the frame's side from which a defect of a texture belongs to that edge of the frame, as a chipped edge does."""
-_TRIES = 12
+_TRIES, _WHOLE = 12, 0.98
+"""Places that are looked at, and the share of a defect within its region from which no further one is."""
 _POINTS = 400
 
 
@@ -99,6 +100,11 @@ class Place:
         """`part` where the two show the same thing, else `texture`."""
         return "texture" if self.registration is None else "part"
 
+    @property
+    def fits(self) -> bool:
+        """Whether the defect may stay at its own place of the part, or has none."""
+        return self.registration is None or self.region.place.is_anywhere or self._inside(self.registration.matrix) >= 0.5
+
     def vary(self, spec: DefectSpec, rng: np.random.Generator) -> Variation:
         """Draw how the defect is to differ; the same draws whatever the surface and the sentence.
 
@@ -159,15 +165,18 @@ class Place:
         laid = self.registration.matrix
         middle = laid[:, :2] @ self.middle + laid[:, 2]
         own = _after(similarity(middle, middle + varied.shift, varied.turn, varied.scale), laid)
-        if self.region.place.is_anywhere or self._inside(own) >= 0.5:
+        if self.fits:
             return Landing(own, self.registration.how, self.registration.agreement)
-        best, most = own, self._inside(own)
-        part = Region(self.region.mask & self.region.foreground, self.region.foreground, self.region.place)
+        on_part = self.region.mask & self.region.foreground
+        part = Region(on_part if on_part.any() else self.region.mask, self.region.foreground, self.region.place)
+        best, most = own, -1.0
         for _ in range(_TRIES):
-            y, x = draw_centre(part if part.mask.any() else self.region, rng)
+            y, x = draw_centre(part, rng)
             tried = _after(similarity(middle, np.array([x, y], float), varied.turn, varied.scale), laid)
-            if (inside := self._inside(tried)) > most:
+            if (inside := self._inside(tried, part)) > most:
                 best, most = tried, inside
+            if most >= _WHOLE:
+                break
         return Landing(best, "moved", self.registration.agreement)
 
     def _on_texture(self, varied: Variation, rng: np.random.Generator) -> np.ndarray:
@@ -185,7 +194,7 @@ class Place:
             inside = self._inside(np.column_stack([turned, landing - turned @ self.middle]))
             if inside > most:
                 best, most = landing, inside
-            if most >= 0.98:
+            if most >= _WHOLE:
                 break
         return np.column_stack([turned, best - turned @ self.middle])
 
@@ -203,12 +212,13 @@ class Place:
             return float(first if near else last)
         return float(np.clip(value, -low, side - 1 - high)) if high - low < side - 1 else (side - 1) / 2
 
-    def _inside(self, matrix: np.ndarray) -> float:
-        """Share of the defect that lies in the region."""
+    def _inside(self, matrix: np.ndarray, region: Region | None = None) -> float:
+        """Share of the defect that lies in a region; None for its own."""
+        mask = self.region.mask if region is None else region.mask
         x, y = np.rint(matrix[:, :2] @ self.points.T + matrix[:, 2:]).astype(np.intp)
-        height, width = self.region.mask.shape
+        height, width = mask.shape
         there = (x >= 0) & (y >= 0) & (x < width) & (y < height)
-        return float(self.region.mask[y[there], x[there]].sum()) / len(self.points)
+        return float(mask[y[there], x[there]].sum()) / len(self.points)
 
 
 def _after(second: np.ndarray, first: np.ndarray) -> np.ndarray:

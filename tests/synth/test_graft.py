@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from aoi.captions.places import parse_place
 from aoi.captions.spec import DefectSpec, SizeRange
 from aoi.data.content import file_hash, pixel_hash
 from aoi.data.files import read_jsonl
@@ -345,3 +346,23 @@ def test_a_line_one_pixel_wide_stays_whole(tmp_path):
         defect, _ = made(root, cv2.GaussianBlur(sheet(6, grey=True), (0, 0), 3), np.ones((SIZE, SIZE), bool), seed)
         assert cv2.connectedComponents(defect.mask.astype(np.uint8), connectivity=8)[0] == 2
         assert max(cv2.boundingRect(defect.mask.astype(np.uint8))[2:]) >= 0.75 * 80
+
+
+def test_a_place_that_is_named_takes_the_references_that_belong_there(tmp_path):
+    root = tmp_path / "refs"
+    kept(root, "stain", "000", *with_blot(bolt(seed=1)[0], (90, 64), 4))
+    kept(root, "stain", "001", *with_blot(bolt(seed=2)[0], (33, 70), 4))
+    image, foreground, _ = bolt(seed=3)
+    for turn in range(2):
+        defect, _ = made(root, image, foreground, 0, DefectSpec(place=parse_place("left")), turn=turn)
+        assert defect.provenance.parameters["reference"].endswith("001.png")
+        assert defect.provenance.parameters["placed"] != "moved"
+
+
+def test_what_belongs_elsewhere_is_moved_onto_the_part_and_not_beside_it(of_bolts):
+    image, foreground, _ = bolt(seed=3)
+    for seed in range(8):
+        defect, region = made(of_bolts, image, foreground, seed, DefectSpec(place=parse_place("right")))
+        assert defect.provenance.parameters["placed"] == "moved"
+        assert (defect.asked & foreground).sum() >= 0.9 * defect.asked.sum()
+        assert not (defect.mask & ~region.mask).any()
