@@ -22,12 +22,12 @@ from aoi.bench.material.sources import arms_of
 from aoi.bench.notes import TEST, TRAIN, Notes
 from aoi.bench.plan import Plan
 from aoi.bench.portion import run_seed
-from aoi.bench.refusal import nothing_left_if_refused
 from aoi.bench.results import HIGHER_IS_BETTER, BenchResult, aggregate, write_results
 from aoi.bench.state import Run
 from aoi.data.files import read_json, writable_folder, write_json
 from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
+from aoi.data.refusal import nothing_left_if_refused
 from aoi.data.sample import Dataset
 from aoi.detect.backbones import load_backbone
 from aoi.detect.weights import backbone_identity
@@ -37,6 +37,8 @@ from aoi.synth.outfolder import locked
 
 HEAD_STRIDES = (8, 16)
 """Strides of the feature maps a head reads."""
+TOLD = ("plan.json", "meta.json")
+"""What a run writes before it begins."""
 
 
 def run_bench(
@@ -67,7 +69,7 @@ def run_bench(
     """
     began = time.perf_counter()
     datasets = checked_datasets(plan, Path(out))
-    with nothing_left_if_refused(Path(out)):
+    with nothing_left_if_refused(Path(out), TOLD):
         store = open_cache(cache, writable_folder(Path(out)), limit_gb=cache_gb)
         run = prepare(plan, Path(out), datasets, store, progress, "cpu" if engine else plan.device)
         with locked(run.out):

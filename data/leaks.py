@@ -25,6 +25,7 @@ _COPIED = ("reference_sha256", "reference_pixels")
 """What a row says of the real defect that was copied, whose file is its `reference`."""
 SHOWN = 5
 """Pairs named in an error."""
+OWN_GROUND = "draw defects on the good training images of this data set, or name the data set that these were drawn on"
 APART = "move these images out of one of the two sets, then run again"
 
 
@@ -144,7 +145,7 @@ def check_traced(made: Iterable[tuple[Path, Collection[str], str]], test: Conten
     if leaked:
         raise _leak("a synthetic defect was drawn on a test image", leaked)
     if strangers:
-        raise _leak("a synthetic defect was drawn on an image outside train/good", strangers)
+        raise _leak("a synthetic defect was drawn on an image outside train/good", strangers, OWN_GROUND)
 
 
 def check_choice(images: Sequence[Path], test: Contents, *, what: str, protocol: str = "clean") -> None:

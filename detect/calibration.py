@@ -20,6 +20,8 @@ from aoi.metrics.ranking import f1_max, roc_curve
 IMAGE_PERCENTILE = 99.5
 PIXEL_PERCENTILE = 99.9
 FOLDS = 5
+LEAST = 4
+"""Good images that some can be held out of."""
 HOLDOUT_SHARE = 0.2
 
 
@@ -76,12 +78,8 @@ def good_scores(
         seen = None if defects is None else DefectScores(fitted.score(defects.features), defects.masks)
         searched = _searched(fitted, features, held_out=False)
         return GoodScores(fitted.score(features), np.arange(len(features)), source, merged(searched), seen)
+    require_enough(len(features))
     folds = min(folds, len(features))
-    if folds < 2 or len(features) < 4:
-        raise ConfigError(
-            f"{len(features)} good images are too few to hold some out for thresholds",
-            hint="add good images (10 or more), or accept optimistic thresholds with --threshold-source train",
-        )
     order = np.random.default_rng([seed, 1]).permutation(len(features))
     parts = np.array_split(order, folds) if source == "crossval" else [order[: max(1, round(len(order) * HOLDOUT_SHARE))]]
     shares = [np.empty(0, np.int64)] * len(parts) if defects is None else shares_of(defects, parts)
@@ -100,6 +98,19 @@ def good_scores(
             drawn.append(DefectScores(model.score(defects.features.take(share)), defects.masks[share]))
     progress("thresholds", len(parts), len(parts))
     return GoodScores(Scores(maps, images), indices, source, merged(searched), _joined(drawn) if drawn else None)
+
+
+def require_enough(images: int) -> None:
+    """Refuse good images that are too few to hold some out.
+
+    Raises:
+        ConfigError: there are fewer than `LEAST`.
+    """
+    if images < LEAST:
+        raise ConfigError(
+            f"{images} good images are too few to hold some out for thresholds",
+            hint="add good images (10 or more), or accept optimistic thresholds with --threshold-source train",
+        )
 
 
 def shares_of(defects: KnownDefects, parts: Sequence[np.ndarray]) -> list[np.ndarray]:

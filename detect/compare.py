@@ -104,11 +104,14 @@ def compare_runs(
     if len(runs) < 2:
         raise ConfigError("one run cannot be compared", hint="name two or more run folders")
     configs = [RunFolder(run).read_config() for run in runs]
-    if len({config.dataset for config in configs}) > 1:
-        raise ConfigError("these runs were fitted on different data sets", hint="compare runs of one data set")
+    other = next((number for number, config in enumerate(configs) if config.dataset != configs[0].dataset), None)
+    if other is not None:
+        what = f"{runs[0]} was fitted on {configs[0].dataset}, {runs[other]} on {configs[other].dataset}"
+        raise ConfigError(what, hint="compare runs of one data set")
     writable_folder(out)
     source = open_dataset(Path(configs[0].dataset))
-    rows = tuple(_metrics_of(run, config, device, exact_search, progress) for run, config in zip(runs, configs, strict=True))
+    named = zip(runs, names_of(runs), configs, strict=True)
+    rows = tuple(_metrics_of(run, name, config, device, exact_search, progress) for run, name, config in named)
     predictors = [Predictor(run, device=device, exact_search=exact_search) for run in runs]
     pictures = _draw(source, predictors, rows, out / "overlays", progress)
     report = ComparisonReport(source.name, source.root, rows, pictures, out)
@@ -117,12 +120,20 @@ def compare_runs(
     return report
 
 
-def _metrics_of(run: Path, config: RunConfig, device: str, exact_search: bool, progress: Progress) -> dict[str, Any]:
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """What the runs are called: their folders' names, with as many folders above them as tell them apart."""
+    places = [run.resolve().parts for run in runs]
+    distinct = len(set(places))
+    deep = next(depth for depth in range(1, max(map(len, places)) + 1) if len({place[-depth:] for place in places}) == distinct)
+    return ["/".join(place[-deep:]) for place in places]
+
+
+def _metrics_of(run: Path, name: str, config: RunConfig, device: str, exact_search: bool, progress: Progress) -> dict[str, Any]:
     """Of the data set it was fitted on, and of others: earlier versions wrote those of `aoi detect evaluate --data` over its own."""
     own, there = str(Path(config.dataset).resolve()), run / METRICS
     if not there.is_file() or read_json(there).get("dataset", own) != own:
         evaluate_run(run, device=device, exact_search=exact_search, progress=progress)
-    about = {"run": run.resolve().name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
+    about = {"run": name, "run_path": str(run), "backbone": config.backbone, "image_size": list(config.image_size)}
     return {**read_json(there), **about, "elsewhere": [{**other, **about} for other in other_evaluations(run)]}
 
 

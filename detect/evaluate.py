@@ -82,6 +82,8 @@ def _tested(subject: Subject, dataset: Path | None) -> Dataset:
     chosen = dataset or subject.dataset
     if chosen is None:
         raise DataError(f"{subject.root} does not say what it was fitted on", hint="name the data set with --data")
+    if dataset is None and not chosen.exists():
+        raise DataError(f"{chosen}, which {subject.root} was fitted on, is not there any more", hint="say with --data where it is now")
     source = open_dataset(chosen)
     if not source.test:
         raise DataError(f"{source.root} has no test images", hint="put some into test/good and test/<defect type>")

@@ -95,6 +95,8 @@ def export_run(
     target = out or run / "export" / f"{kind}-{precision}"
     if overwrite and target.is_dir() and any(target.iterdir()) and not ExportFolder(target).manifest.is_file():
         raise ConfigError(f"{target} is not an export folder", hint="choose another --out")
+    if not overwrite and ExportFolder(target).manifest.is_file():
+        raise ConfigError(f"{target} holds an export already", hint="choose another --out, or add --overwrite")
     graph = load_graph(run)
     compared = parity_images(images, graph.config.dataset)
     pixels = read_pixels(compared, graph.config.image_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from aoi.configs.strict import StrictModel
 from aoi.data.content import dataset_fingerprint
 from aoi.data.files import writable_folder, write_json, write_jsonl
 from aoi.data.layouts import open_dataset
-from aoi.data.leaks import contents
+from aoi.data.leaks import SHOWN, contents
+from aoi.data.nearness import nearly_the_same
 from aoi.data.progress import Progress, silent
 from aoi.data.provenance import provenance
 from aoi.data.sample import Dataset
@@ -29,11 +30,13 @@ from aoi.detect.calibration import (
     GoodScores,
     expected_of,
     good_scores,
+    require_enough,
     thresholds_from,
 )
 from aoi.detect.detector import Detector, detector_family, make_detector
 from aoi.detect.evaluation import forget_evaluations
 from aoi.detect.features import BATCH, FeatureSet, extract
+from aoi.detect.fit_report import FitReport
 from aoi.detect.known_defects import DefectFolder, find_defects, read_defects
 from aoi.detect.learnt import copies_told, learnt_images
 from aoi.detect.logs import log_fit
@@ -71,69 +74,6 @@ class FitOptions:
     max_area: int | None = None
     device: str = "auto"
     overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """What a fit made and what it cost."""
-
-    run: Path
-    model: str
-    category: str
-    backbone: str
-    backbone_source: str
-    num_train: int
-    thresholds: Thresholds
-    seconds: dict[str, float]
-    """`load`, `features`, `fit`, `thresholds` and `total`; `features` includes reading the images."""
-    peak_memory_mb: float
-    skipped: tuple[BadImage, ...]
-    resumed: bool
-    search: SearchQuality | None
-    """What an approximate search misses; None where the search is exact."""
-    expected: Expected | None = None
-    """What the thresholds would have done to what they were chosen on; None where no defects are known."""
-    num_different: int | None = None
-    """How many different pictures the good images show; None in a run of an earlier version."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready; the thresholds at the top level, as in `evaluate`."""
-        features = self.seconds.get("features") or float("nan")
-        return {
-            "run": str(self.run),
-            "model": self.model,
-            "category": self.category,
-            "backbone": self.backbone,
-            "backbone_source": self.backbone_source,
-            "num_train": self.num_train,
-            "num_different": self.num_different,
-            "image_threshold": self.thresholds.image_threshold,
-            "pixel_threshold": self.thresholds.pixel_threshold,
-            "threshold_source": self.thresholds.source,
-            "num_defects": self.thresholds.num_defects,
-            "expected": None if self.expected is None else asdict(self.expected),
-            "seconds": self.seconds,
-            "images_per_s": self.num_train / features,
-            "peak_memory_mb": self.peak_memory_mb,
-            "skipped": [bad.as_dict() for bad in self.skipped],
-            "resumed": self.resumed,
-            "search": None if self.search is None else self.search.as_dict(),
-        }
-
-    def summary(self) -> str:
-        """A few lines for people."""
-        lines = [
-            f"{self.model} on {self.category}: {self.num_train} good images, backbone {self.backbone} ({self.backbone_source})",
-            f"image threshold {self.thresholds.image_threshold:.4g}, pixel threshold {self.thresholds.pixel_threshold:.4g} "
-            f"({self.thresholds.source}, {self.thresholds.num_images} good images"
-            + (f" and {self.thresholds.num_defects} known defects)" if self.thresholds.num_defects else ")"),
-            *([] if self.expected is None else [self.expected.summary()]),
-            *([] if self.search is None else [self.search.summary()]),
-            "already fitted with these settings" if self.resumed else f"fitted in {self.seconds['total']:.1f} s",
-            f"run folder: {self.run}",
-        ]
-        copies = [] if self.num_different is None else copies_told(self.num_train, self.num_different)
-        return "\n".join([*(f"skipped: {bad.reason}" for bad in self.skipped), *(f"warning: {line}" for line in copies), *lines])
 
 
 def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: Progress = silent) -> FitReport:
@@ -185,7 +125,7 @@ def fit_run(dataset: Path, out: Path | None, options: FitOptions, *, progress: P
     report = FitReport(
         folder.root, config.model, config.category, backbone.name, backbone.source, len(features), thresholds,
         watch.seconds(), peak_memory_mb(), (*extraction.bad, *(() if defects is None else defects.bad)), resumed=False, search=good.search,
-        expected=expected_of(good, thresholds), num_different=different,
+        expected=expected_of(good, thresholds), num_different=different, warnings=_warnings(len(features), different, listed),
     )  # fmt: skip
     _declare_whole(folder, report, config, backbone, inputs)
     return report
@@ -195,11 +135,18 @@ def _begin(folder: RunFolder, config: RunConfig, source: Dataset, listed: Defect
     """Write settings and what is going to be learnt from; how many different pictures that are."""
     good = contents([sample.path for sample in source.train_good], progress=progress) if listed is None else listed.good
     learnt = learnt_images(good, None if listed is None else listed.shown, where=source.root)
+    if config.threshold_source != "train":
+        require_enough(len(learnt.good.keys))
     writable_folder(folder.root)
     forget_evaluations(folder.root)
     write_config(folder, config)
     learnt.write(folder.root)
     return learnt.different
+
+
+def _warnings(images: int, different: int, listed: DefectFolder | None) -> tuple[str, ...]:
+    near = () if listed is None else nearly_the_same(listed.near, "known defect", "known defects", SHOWN)
+    return (*copies_told(images, different), *near)
 
 
 def _resolved(source: Dataset, backbone: Backbone, checked: Any, options: FitOptions) -> RunConfig:
@@ -238,7 +185,10 @@ def _finished(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str], b
 
     Raises:
         ConfigError: the folder holds something else.
+        DataError: it is a file.
     """
+    if folder.root.exists() and not folder.root.is_dir():
+        raise DataError(f"{folder.root} is a file, not a folder", hint="choose another --out")
     if not folder.root.exists() or not any(folder.root.iterdir()):
         return None
     if not (folder.config.is_file() or folder.cache.is_dir()):  # nor is it overwritten: what another command wrote may not come again
@@ -257,6 +207,7 @@ def _finished(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str], b
         meta["seconds"], meta["peak_memory_mb"], skipped, resumed=True,
         search=SearchQuality(**meta["search"]) if meta.get("search") else None,
         expected=Expected(**meta["expected"]) if meta.get("expected") else None, num_different=meta.get("num_different"),
+        warnings=tuple(meta.get("warnings", ())),
     )  # fmt: skip
 
 
@@ -278,6 +229,9 @@ def _declare_whole(folder: RunFolder, report: FitReport, config: RunConfig, back
     compiled = backbone.compiled is not None and backbone.compiled.failure is None
     meta |= {"backbone": backbone_identity(backbone), "compiled": compiled, "threshold_source": config.threshold_source}
     details = report.as_dict()
-    meta |= {key: details[key] for key in ("num_train", "num_different", "seconds", "peak_memory_mb", "skipped", "search", "expected")}
+    meta |= {
+        key: details[key]
+        for key in ("num_train", "num_different", "warnings", "seconds", "peak_memory_mb", "skipped", "search", "expected")
+    }
     write_meta(folder, meta)
     shutil.rmtree(folder.cache, ignore_errors=True)

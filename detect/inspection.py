@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from aoi.data.files import writable_folder, write_json, write_jsonl
-from aoi.data.layouts import open_dataset
+from aoi.data.layouts import layout_of, list_images, open_dataset
 from aoi.data.progress import Progress, silent
+from aoi.data.refusal import nothing_left_if_refused
 from aoi.data.sample import Sample
 from aoi.data.sources import open_images
 from aoi.detect.desk import Part
@@ -19,7 +20,7 @@ from aoi.detect.inspectors import Inspectors, Runtime, inspectors
 from aoi.detect.journal import JOURNAL, Journal
 from aoi.detect.measure import Stopwatch
 from aoi.detect.verdict import BadImage, Facts
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +93,20 @@ def inspect(
         compiled: torch only: compile the backbone first.
 
     Raises:
-        ConfigError: an export cannot be compiled again.
+        ConfigError: an export cannot be compiled again, or `out` is where images are.
         DataError: no images there, or none of them readable, or `out` cannot be written.
         ModelError: not a finished run, or not an export.
         BackendUnavailable: the runtime is not installed.
     """
-    paths = _images_of(source)
-    with inspectors(
-        run, runtime, len(paths), arithmetic=arithmetic, device=device, exact_search=exact_search, compiled=compiled, maps=overlays
-    ) as team:
-        target = writable_folder(out or run / "predictions")
+    paths, target = _images_of(source), out or run / "predictions"
+    _require_apart(target)
+    with (
+        inspectors(
+            run, runtime, len(paths), arithmetic=arithmetic, device=device, exact_search=exact_search, compiled=compiled, maps=overlays
+        ) as team,
+        nothing_left_if_refused(target, (JOURNAL,)),
+    ):
+        writable_folder(target)
         journal = Journal(target / JOURNAL, team.facts.fingerprint, overlays)
         watch = Stopwatch()
         fresh, failed = _inspected(team, _parts(paths, source), journal, target, overlays, progress)
@@ -116,6 +121,16 @@ def inspect(
     write_json(target / "report.json", report.as_dict())
     journal.remove()
     return report
+
+
+def _require_apart(out: Path) -> None:
+    """Refuse a folder of images, or a data set: masks and overlays would be taken for images of it.
+
+    Raises:
+        ConfigError: `out` is one.
+    """
+    if out.is_dir() and (layout_of(out) is not None or list_images(out)):
+        raise ConfigError(f"--out {out} is a folder of images, which results would lie among", hint="choose another --out")
 
 
 def _inspected(

@@ -11,7 +11,9 @@ import numpy as np
 
 from aoi.data.content import file_hashes
 from aoi.data.defect_pairs import MANIFEST, Pair, read_pairs
+from aoi.data.images import read_mask
 from aoi.data.leaks import Contents, check_disjoint, check_learnt, check_traced, contents
+from aoi.data.nearness import NearPair, near_pairs, outside
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset
 from aoi.data.truth import truth_mask
@@ -39,6 +41,8 @@ class DefectFolder:
     """Of the good training images, to know again what a defect was made from."""
     shown: Contents
     """Of the defects' images."""
+    near: tuple[NearPair, ...] = ()
+    """Those that show nearly what a test image shows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +82,15 @@ def find_defects(root: Path, source: Dataset, *, seed: int, progress: Progress =
     check_traced([(pair.image, pair.keys, pair.source) for pair in pairs], tested, good)
     if (root / MANIFEST).is_file():
         check_learnt(root / MANIFEST, tested)
-    return DefectFolder(root, pairs, hashlib.sha256("\n".join(hashes).encode()).hexdigest(), good, held)
+    return DefectFolder(root, pairs, hashlib.sha256("\n".join(hashes).encode()).hexdigest(), good, held, _near(pairs, held, tested, good))
+
+
+def _near(pairs: Sequence[Pair], held: Contents, tested: Contents, good: Contents) -> tuple[NearPair, ...]:
+    """Near-duplicates of test images, by what lies outside the defects, as an ablation tells them."""
+    if not tested.miniatures:
+        return ()
+    seen = {pair.image: outside(read_mask(pair.mask)) for pair in pairs if pair.image in held.miniatures}
+    return near_pairs(tested.miniatures, held.miniatures, good.miniatures, masks=seen)
 
 
 def read_defects(

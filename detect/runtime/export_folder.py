@@ -100,7 +100,7 @@ class ExportFolder:
             raise ModelError(f"export folder {self.root} does not exist", hint="make it with `aoi detect export RUN --out EXPORT`")
         if not self.manifest.is_file():
             run = (self.root / "config.yaml").is_file()
-            hint = f"export it first: `aoi detect export {shlex.quote(str(self.root))} --format openvino`" if run else AGAIN
+            hint = f"export it first: `aoi detect export {shlex.quote(str(self.root))} --format openvino` (or onnx)" if run else AGAIN
             raise ModelError(f"{self.root} is {'a run folder, not an export' if run else 'not an export folder'}", hint=hint)
         try:
             found = read_json(self.manifest)

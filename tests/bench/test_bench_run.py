@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from aoi.bench.refusal import nothing_left_if_refused
 from aoi.bench.results import HIGHER_IS_BETTER
-from aoi.bench.run import run_bench
+from aoi.bench.run import TOLD, run_bench
 from aoi.data.images import read_image, write_image
+from aoi.data.refusal import nothing_left_if_refused
 from aoi.detect.backbones import Backbone
 from aoi.errors import ConfigError, DataError
 
@@ -206,7 +206,7 @@ def test_a_refused_run_leaves_no_folder_and_what_was_there_alone(tiny_bench, tmp
 
 
 def computing(out, name):
-    with nothing_left_if_refused(out):
+    with nothing_left_if_refused(out, TOLD):
         (out / name).parent.mkdir(parents=True)
         (out / "evidence" / "empty").mkdir(parents=True)
         (out / name).touch()

@@ -12,11 +12,11 @@ import pytest
 
 from aoi.data.images import read_mask, write_image, write_mask
 from aoi.detect import evaluate, run_folder
-from aoi.detect.compare import compare_runs
+from aoi.detect.compare import compare_runs, names_of
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.run_folder import RunFolder
-from aoi.errors import DataError
+from aoi.errors import ConfigError, DataError
 
 SIDE = 64
 
@@ -165,3 +165,24 @@ def test_another_fit_in_the_folder_has_no_figures_yet(run: Path, tmp_path: Path)
     assert (again / "metrics.json").is_file()
     fit_run(source, again, replace(options, overwrite=True, seed=1))
     assert not {"metrics.json", "preds_test.jsonl", "evaluations"} & {path.name for path in again.iterdir()}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for place in ("a/run", "b/run", "b/other", "run"):
+        (tmp_path / place).mkdir(parents=True)
+    names = [names_of([tmp_path / each for each in some]) for some in (["b/run", "b/other"], ["a/run", "b/run"], ["run", "a/run", "a/run"])]
+    assert names == [["run", "other"], ["a/run", "b/run"], [f"{tmp_path.name}/run", "a/run", "a/run"]]
+
+
+def test_what_cannot_be_compared_or_is_gone_is_named(run: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(RunFolder(run).read_config().dataset, tmp_path / "parts")
+    options = FitOptions(backbone="aoi-small", image_size=(SIDE, SIDE), threshold_source="train")
+    other = fit_run(source, tmp_path / "run", options).run
+    with pytest.raises(ConfigError, match=f"{run} was fitted on .*, {other} on {source}"):
+        compare_runs([run, other], tmp_path / "compared")
+    assert not (tmp_path / "compared").exists()
+    moved = source.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=f"{source}, which {other} was fitted on, is not there any more") as refused:
+        evaluate_run(other)
+    assert "--data" in refused.value.hint
+    assert evaluate_run(other, dataset=moved).num_good == 7

@@ -139,12 +139,15 @@ def test_what_cannot_be_exported_is_refused(runs: dict[str, Path], tmp_path: Pat
 
 def test_an_export_is_replaced_only_when_asked(runs: dict[str, Path], tmp_path: Path) -> None:
     out = export_run(runs["patchcore"], "torchscript", tmp_path / "export").out
-    with pytest.raises(DataError, match="not empty"):
+    with pytest.raises(ConfigError, match="holds an export already") as refused:
         export_run(runs["patchcore"], "torchscript", out)
+    assert "--overwrite" in refused.value.hint
     export_run(runs["patchcore"], "torchscript", out, overwrite=True)
     other = tmp_path / "other"
     other.mkdir()
     (other / "precious.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty"):
+        export_run(runs["patchcore"], "torchscript", other)
     with pytest.raises(ConfigError, match="not an export folder"):
         export_run(runs["patchcore"], "torchscript", other, overwrite=True)
     assert (other / "precious.txt").is_file()

@@ -18,7 +18,7 @@ from aoi.detect import run_folder
 from aoi.detect.evaluate import evaluate_run
 from aoi.detect.fit import FitOptions, fit_run
 from aoi.detect.learnt import IMAGES, MINIATURES, copies_told, copy_learnt, read_learnt
-from aoi.errors import DataError, ModelError
+from aoi.errors import ConfigError, DataError, ModelError
 
 OPTIONS = FitOptions(backbone="aoi-small", image_size=(64, 64), threshold_source="train")
 
@@ -123,3 +123,26 @@ def test_copies_among_good_images_are_told_and_nothing_but_copies_refused(parts:
     assert again.resumed
     assert again.summary().splitlines()[0] == report.summary().splitlines()[0]
     assert copies_told(7, 7) == []
+
+
+def test_too_few_images_are_refused_before_any_work(parts: Path, tmp_path: Path) -> None:
+    for path in sorted((parts / "train" / "good").iterdir())[:3]:
+        (tmp_path / "few").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "few")
+    with pytest.raises(ConfigError, match="3 good images are too few"):
+        fit_run(tmp_path / "few", tmp_path / "run", replace(OPTIONS, threshold_source="holdout"))
+    assert not (tmp_path / "run").exists()
+    assert fit_run(tmp_path / "few", tmp_path / "run", OPTIONS).num_train == 3
+
+
+def test_known_defects_that_are_test_images_saved_again_are_a_warning(parts: Path, tmp_path: Path) -> None:
+    dents = tmp_path / "dents"
+    for place, name in (("test", "0"), ("test", "1"), ("train", "5")):
+        image, mask = read_image(parts / place / "good" / f"{name}.png"), np.zeros((64, 64), bool)
+        mask[4:12, 4:12], image[4:12, 4:12] = True, 10
+        write_image(dents / f"{place}{name}.png", np.clip(image.astype(np.int16) + 2, 0, 255).astype(np.uint8))
+        write_mask(dents / f"{place}{name}_mask.png", mask)
+    report = fit_run(parts, tmp_path / "run", replace(OPTIONS, defects=dents))
+    assert "warning: 2 known defects show what a test image shows" in report.summary()
+    assert "train5" not in report.summary()  # which was made from a good image
+    assert fit_run(parts, tmp_path / "run", replace(OPTIONS, defects=dents)).warnings == report.warnings

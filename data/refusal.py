@@ -1,23 +1,21 @@
-"""A run that is refused before it has computed anything leaves nothing behind."""
+"""A command that is refused before it has made anything leaves nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from aoi.errors import AoiError
 
-TOLD = frozenset(("plan.json", "meta.json"))
-"""What a run writes before it begins."""
-
 
 @contextlib.contextmanager
-def nothing_left_if_refused(out: Path) -> Iterator[None]:
-    """Folders that the block created are gone again if it ends by an error that a person can mend, and nothing was computed.
+def nothing_left_if_refused(out: Path, told: Collection[str] = ()) -> Iterator[None]:
+    """Folders that the block created are gone again if it ends by an error that a person can mend, and nothing was made.
 
     Args:
         out: the output folder; what was there before stays.
+        told: files in it that are written beforehand.
     """
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
@@ -25,14 +23,14 @@ def nothing_left_if_refused(out: Path) -> Iterator[None]:
     except AoiError:
         if created:
             with contextlib.suppress(OSError):  # what cannot be removed is no reason to hide the error
-                _remove(out, created)
+                _remove(out, created, told)
         raise
 
 
-def _remove(out: Path, created: list[Path]) -> None:
+def _remove(out: Path, created: list[Path], told: Collection[str]) -> None:
     inside = sorted(out.rglob("*"), reverse=True)  # what is in a folder before the folder
     files = [path for path in inside if not path.is_dir()]
-    if any(path.parent != out or path.name not in TOLD for path in files):
+    if any(path.parent != out or path.name not in told for path in files):
         return
     for path in files:
         path.unlink()
