@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aoi.bench.anomalib.plan import model_of
-from aoi.bench.plan import Plan
+from aoi.bench.plan import TAUGHT, Plan
 from aoi.configs.strict import validated
 from aoi.detect.backbones import Backbone
 from aoi.detect.detector import Detector, detector_family, make_detector
@@ -62,7 +62,7 @@ def check_head(plan: Plan) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    if "head" in plan.couplings:
+    if not set(TAUGHT).isdisjoint(plan.couplings):
         from aoi.detect.head import HeadOptions
 
         validated(HeadOptions, plan.head.training, where="head.training")

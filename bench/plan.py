@@ -14,13 +14,18 @@ from aoi.bench.anomalib.plan import TRAIN, AnomalibPlan, model_of, objection
 from aoi.bench.arms import NONE, Arm
 from aoi.bench.axes import PLENTY, Axes, Stock
 from aoi.bench.couplings.segment_plan import LEAKING, SegmentPlan
-from aoi.bench.plan_checks import check_candidates, check_detector_names, check_mixture, check_pairs, parts_of
+from aoi.bench.plan_checks import check_candidates, check_company, check_detector_names, check_mixture, check_pairs, parts_of
 from aoi.bench.plan_options import (
+    ENSEMBLE,
+    ENSEMBLE_HEAD,
     FOLDER,
     KNOW_REAL,
     MIXED,
+    OF_REAL,
     ORACLE_MASK,
+    REAL,
     DiffusionPlan,
+    EnsemblePlan,
     HeadPlan,
     NegativePlan,
     NormalsPlan,
@@ -36,16 +41,20 @@ from aoi.errors import ConfigError
 
 OWN_OPTIONS = ("negative", "weight", "normals")
 """Couplings whose options decide their own arms alone."""
-CHANGING = ("head", "select", *OWN_OPTIONS)
+TAUGHT = ("head", ENSEMBLE_HEAD)
+"""Couplings that teach a head."""
+CHANGING = (*TAUGHT, "select", ENSEMBLE, *OWN_OPTIONS)
 """Couplings that change a detector by what invented defects say of it; those that choose are watched by the probe."""
 DIFFUSION = "diffusion"
 """The generator that paints sentences."""
 
-Coupling = Literal["calibrate", "head", "select", "negative", "weight", "normals", "segment", "train"]
+Coupling = Literal["calibrate", "head", "select", "ensemble", "ensemble-head", "negative", "weight", "normals", "segment", "train"]
 COUPLINGS: dict[str, str] = {
     "calibrate": "may move thresholds, F1, escapes and overkill; cannot move AUROC, AUPRO or AP (the control)",
     "select": "moves the map, hence the pixel metrics; moves the image score only where the plan says so",
     "head": "moves the map, hence the pixel metrics; moves the image score only under another rule than one-class",
+    ENSEMBLE: "moves the map by that of the plan's other detector beside it; never the image score",
+    ENSEMBLE_HEAD: "ensemble, and a head on its map; image score as for head",
     "negative": "raises the map where cells are nearer to invented defects than good ones are; image score as for head",
     "weight": "moves the map by other weights of PatchCore's channels or other channels of PaDiM; image score only where the plan says so",
     "normals": "moves the map by more good ground to compare with; image score only where the plan says so",
@@ -83,6 +92,7 @@ class Plan(Axes):
     probe: ProbePlan = ProbePlan()
     head: HeadPlan = HeadPlan()
     select: SelectPlan = SelectPlan()
+    ensemble: EnsemblePlan = EnsemblePlan()
     negative: NegativePlan = NegativePlan()
     weight: WeightPlan = WeightPlan()
     normals: NormalsPlan = NormalsPlan()
@@ -136,6 +146,7 @@ class Plan(Axes):
     @model_validator(mode="after")
     def _couplings_fit(self) -> Plan:
         check_pairs(self.detectors, self.couplings, self.made_generators)
+        check_company(self.detectors, self.couplings)
         check_detector_names(self.options, self.detectors, where="options")
         check_detector_names(self.select.candidates, self.detectors, where="select.candidates")
         if "select" in self.couplings:
@@ -159,7 +170,12 @@ class Plan(Axes):
     @property
     def judges(self) -> tuple[str, ...]:
         """The generators whose defects are made for a head's automatic choice."""
-        return self.head.judges if self.head.chooses and "head" in self.couplings else ()
+        chosen = self.head.chooses and REAL not in self.head.judges and not set(TAUGHT).isdisjoint(self.couplings)
+        return self.head.judges if chosen else ()
+
+    def judged_by_real(self, arm: Arm) -> bool:
+        """True where real defects choose how bold an arm's head is: one that they taught themselves, or that grafts of them did."""
+        return self.head.chooses and REAL in self.head.judges and arm.coupling in TAUGHT and arm.generator in OF_REAL
 
     @property
     def takes_out(self) -> bool:
@@ -182,7 +198,8 @@ class Plan(Axes):
         trained = [self.anomalib.model_dump(mode="json")] if model_of(detector) is not None else []
         if coupling in self.segment.couplings:
             return [*trained, self.segment.identity]
-        own = [getattr(self, coupling).model_dump(mode="json", exclude={"folders"})] if coupling in OWN_OPTIONS else []
+        options = ENSEMBLE if coupling == ENSEMBLE_HEAD else coupling
+        own = [getattr(self, options).model_dump(mode="json", exclude={"folders"})] if options in (*OWN_OPTIONS, ENSEMBLE) else []
         return [*trained, *own, *([self.probe.model_dump(mode="json")] if coupling in CHANGING else [])]
 
     def watched(self, coupling: str) -> bool:
@@ -191,7 +208,7 @@ class Plan(Axes):
 
     def chooses(self, coupling: str) -> bool:
         """True where a coupling takes or leaves something by what invented defects say."""
-        return coupling in CHANGING and (coupling != "head" or self.head.chooses)
+        return coupling in CHANGING and (coupling != "head" or (self.head.chooses and REAL not in self.head.judges))
 
     @property
     def drawn_size(self) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aoi.bench.anomalib.plan import PREFIX, check_couplings, check_names, objection
-from aoi.bench.plan_options import MIXED
+from aoi.bench.plan_options import ENSEMBLE, ENSEMBLE_HEAD, MIXED
 
 OWN = ("patchcore", "padim")
 """The detectors of this package, whose code need not be imported to know their names."""
@@ -67,6 +67,26 @@ def check_detector_names(named: Iterable[str], detectors: Sequence[str], *, wher
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"{where} names {name!r}, which is no detector; " + (f"did you mean {near[0]}?" if near else f"use {OWN}"))
+
+
+def company_of(detector: str, detectors: Sequence[str]) -> str | None:
+    """The detector whose map an ensemble joins with that of `detector`: the other one of this package, where the plan has both."""
+    others = [name for name in OWN if name != detector and name in detectors]
+    return others[0] if detector in OWN and others else None
+
+
+def check_company(detectors: Sequence[str], couplings: Sequence[str]) -> None:
+    """Refuse an ensemble of one.
+
+    Raises:
+        ValueError: saying which detectors it takes.
+    """
+    for coupling in (ENSEMBLE, ENSEMBLE_HEAD):
+        if coupling in couplings and not set(OWN) <= set(detectors):
+            raise ValueError(
+                f"the coupling {coupling} joins the maps of {' and '.join(OWN)}, and this plan has {', '.join(detectors)}; "
+                f"name both among the detectors, or leave {coupling} out"
+            )
 
 
 def check_candidates(candidates: Mapping[str, Sequence[Any]], detectors: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from aoi.bench.axes import Axes
 from aoi.bench.plan import OWN_OPTIONS, Plan
+from aoi.bench.plan_options import ENSEMBLE
 
 
 def settings(plan: Plan) -> Mapping[str, Any]:
@@ -27,7 +28,7 @@ def settings(plan: Plan) -> Mapping[str, Any]:
     ):
         del chosen[axis]
     chosen["count"] = plan.most
-    for name in ("segment", "anomalib", "probe", *OWN_OPTIONS):
+    for name in ("segment", "anomalib", "probe", ENSEMBLE, *OWN_OPTIONS):
         del chosen[name]  # see `Plan.own_options`
     for name in ("folders", "near_duplicates", *(() if plan.takes_out else ("real",))):
         del chosen[name]  # the content of a folder decides, and its own arms alone

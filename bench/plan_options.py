@@ -29,6 +29,12 @@ KNOW_REAL = (REAL, ORACLE_MASK, GRAFT)
 """The generators that use real defects, which are taken out of the test."""
 MIXED = "mixed"
 """The generator that makes nothing either: equal shares of what the plan's drawn generators made; see `aoi.bench.material.mixture`."""
+OF_REAL = (REAL, GRAFT)
+"""The generators whose defects are real ones, or made from them: what they teach knows the defects that judge."""
+ENSEMBLE = "ensemble"
+"""The coupling that joins the map with that of the plan's other detector."""
+ENSEMBLE_HEAD = "ensemble-head"
+"""The same, with a head on top."""
 FOLDER = "folder:"
 """What a path to defects made elsewhere begins with."""
 
@@ -53,19 +59,25 @@ Ground = Literal["none", "image", "position"]
 """What a map is measured against: nothing, its image's own quiet part, or what good images have at that position."""
 
 
+QUIET = (0.5, 0.99)
+"""Weight and quantile of a head that nobody can tell to be bolder; record 6 says where they come from."""
+
+
 class HeadPlan(StrictModel):
     """How the discriminative head is trained and fused; see `aoi.detect.head`."""
 
     weight: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(
-        default=0.5, description="of the head's evidence beside the one-class map's 1; auto chooses it on the judges' defects"
+        default=QUIET[0], description="of the head's evidence beside the one-class map's 1; auto chooses it on the judges' defects"
     )
     quantile: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
-        default=0.99, description="of held-out good cells, below which the head counts as silent; auto chooses it on the judges' defects"
+        default=QUIET[1],
+        description="of held-out good cells, below which the head counts as silent; auto chooses it on the judges' defects",
     )
     judges: tuple[str, ...] = Field(
         default=("perlin", "cutpaste"),
         min_length=1,
-        description="generators whose defects an automatic choice is made on, never the head's own teacher",
+        description="generators whose defects an automatic choice is made on, never the head's own teacher; or real alone: the "
+        "defects taken out of the test, never those that taught the head which is judged",
     )
     image_rule: Literal["one-class", "fused-max", "mean"] = Field(default="one-class", description="what the image score is made of")
     training: dict[str, Any] = Field(default={}, description="fields of aoi.detect.head.HeadOptions")
@@ -73,7 +85,9 @@ class HeadPlan(StrictModel):
     @field_validator("judges")
     @classmethod
     def _judges(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return known_generators(names)
+        if REAL in names and len(names) > 1:
+            raise ValueError(f"{REAL} defects judge alone; leave the other judges out, or {REAL}")
+        return known_generators(names, also=(REAL,))
 
     @property
     def chooses(self) -> bool:
@@ -136,6 +150,19 @@ class ProbePlan(StrictModel):
             if name.startswith(FOLDER) or name == "diffusion":
                 raise ValueError(f"{name} cannot be a probe, which is drawn on held-out good images without a checkpoint")
         return known_generators(names)
+
+
+class EnsemblePlan(StrictModel):
+    """How much the other detector may say; see `aoi.bench.couplings.ensemble`."""
+
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(0.25, 0.5, 0.75), min_length=1, description="of the other detector in the joined map; none is always tried"
+    )
+
+    @field_validator("shares")
+    @classmethod
+    def _shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(each_once(shares, "share")))
 
 
 class NegativePlan(StrictModel):

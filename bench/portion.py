@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +24,9 @@ from aoi.bench.material.probe import probe_folder, probe_images
 from aoi.bench.material.sizes import Sizes
 from aoi.bench.material.sources import Place, defects
 from aoi.bench.measure import arm_metrics
-from aoi.bench.plan import Plan
-from aoi.bench.plan_options import MIXED, Candidate
+from aoi.bench.plan import TAUGHT, Plan
+from aoi.bench.plan_checks import company_of
+from aoi.bench.plan_options import MIXED, REAL, Candidate
 from aoi.bench.state import Run
 from aoi.detect.detector import Detector, Scores, detector_family
 from aoi.detect.features import FeatureSet, extract_features
@@ -53,19 +55,27 @@ def run_seed(run: Run, tests: Mapping[str, RealImages], seed: int, shots: int, w
         if any(arm.generator == MIXED for arm in wanted):
             synth[MIXED] = _mixed(run, real, synth, seed, shots)
         sizes = Sizes([train, *(real.test for real in tests.values()), *drawn], partial(_extract, run, cache))
+        needed = {name: tests[name] for name in dict.fromkeys(arm.condition.degradation for arm in wanted)}
+
+        @functools.cache
+        def groups(detector: str) -> dict[str, Group]:
+            found = _groups(run, needed, synth, probes, detector, seed, sharing, sizes)
+            other = company_of(detector, run.plan.detectors)
+            return found if other is None else {name: replace(each, company=partial(company, other, name)) for name, each in found.items()}
+
+        def company(detector: str, degradation: str) -> Group:
+            return groups(detector)[degradation]
+
         for detector in run.plan.detectors:
-            arms = [arm for arm in wanted if arm.detector == detector]
-            if arms:
-                needed = dict.fromkeys(arm.condition.degradation for arm in arms)
-                groups = _groups(run, {name: tests[name] for name in needed}, synth, probes, detector, seed, sharing, sizes)
-                for arm in arms:
-                    _run_arm(run, groups[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
+            for arm in (arm for arm in wanted if arm.detector == detector):
+                _run_arm(run, groups(detector)[arm.condition.degradation].with_first(arm.amount, arm.generator), arm, identities[arm])
 
 
 def makers_of(plan: Plan, arms: Iterable[Arm]) -> list[str]:
     """The generators whose defects these arms need, of a mixture its parts; the probe's left out."""
     arms = list(arms)
-    judges = plan.judges if any(arm.coupling == "head" for arm in arms) else ()
+    judges = [*plan.judges] if any(arm.coupling in TAUGHT for arm in arms) else []
+    judges += [REAL] if any(map(plan.judged_by_real, arms)) else []
     return list(dict.fromkeys([*(kind for arm in arms if not arm.is_baseline for kind in plan.kinds(arm.generator)), *judges]))
 
 

@@ -142,7 +142,7 @@ class Fusion:
         return peak if rule == "fused-max" else np.asarray(peak + (one_class.image_scores - self.mean) / self.std) / 2
 
 
-def _moments(maps: np.ndarray) -> tuple[float, float]:
+def moments(maps: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of N×H×W float32 in float64, a map at a time."""
     mean, squares = float(maps.mean(dtype=np.float64)), 0.0
     for each in maps:
@@ -162,7 +162,7 @@ def fit_fusion(good_maps: np.ndarray, good_logits: np.ndarray, *, weight: float,
             ground down, which helps on textures and hurts where a part that is missing or misplaced looks like good ground.
         bound: of the evidence, standard deviations; infinite for none.
     """
-    mean, deviation = _moments(good_maps)
+    mean, deviation = moments(good_maps)
     spread = float(good_logits.std(dtype=np.float64))
     return Fusion(
         mean=mean,

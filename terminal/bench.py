@@ -40,7 +40,9 @@ def run_ablation(
             help="perlin,cutpaste,displace,shade,mixed,graft,diffusion,real,oracle-mask,folder:PATH (none is always the baseline)"
         ),
     ] = None,
-    couplings: Annotated[str | None, typer.Option(help="calibrate,head,select,negative,weight,normals,segment,train")] = None,
+    couplings: Annotated[
+        str | None, typer.Option(help="calibrate,head,select,ensemble,ensemble-head,negative,weight,normals,segment,train")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
     count: Annotated[int | None, typer.Option(help="Synthetic defects for each generator and seed.")] = None,
     amounts: Annotated[str | None, typer.Option(help="Several amounts of defects instead of one: 0,10,50,200.")] = None,

@@ -92,6 +92,8 @@ class Group:
     """Defects that may veto, by generator; every arm sees all of its watchers'. Their scores are among the held-out ones as `PROBE`."""
     watchers: tuple[str, ...] = ()
     """Which of them speak in this arm."""
+    company: Callable[[], Group] | None = None
+    """The same images, folds and defects by another detector of the plan; None where there is none that an ensemble could join."""
     told: dict[tuple[object, ...], tuple[np.ndarray, Any]] = field(default_factory=dict)
     """What `of_good_maps` found; arms share it."""
 
@@ -143,8 +145,9 @@ class Group:
             fold = with_defects_on_both_sides(fold, synth[generator].sources)
         if fold is not self.held_out.fold:
             fits = replace(fits, fold=fold, partial=None)
-        held_out, watchers = HeldOut(self.held_out.good, scores, fold), self.plan.watchers_of(generator)
-        return replace(self, synth=synth, held_out=held_out, fits=fits, watchers=watchers)
+        held_out, watchers, other = HeldOut(self.held_out.good, scores, fold), self.plan.watchers_of(generator), self.company
+        company = None if other is None else lambda: other().with_first(amount, generator)
+        return replace(self, synth=synth, held_out=held_out, fits=fits, watchers=watchers, company=company)
 
     def kept(self, generator: str) -> np.ndarray:
         """Which of a generator's defects are held out with fold 0; int64."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.ledger import WATCHED_BY
-from aoi.bench.plan_options import GRAFT, REAL
+from aoi.bench.plan_options import ENSEMBLE, ENSEMBLE_HEAD, GRAFT, REAL
 from aoi.bench.report.data import Finished, Row, cell_key, plain
 from aoi.bench.report.watching import watch_text
 
@@ -121,13 +121,30 @@ def _head(details: Details) -> str:
         return "silent: the head's evidence weighs nothing" + (f"; the probe vetoed {vetoed} fusions" if vetoed else "")
     said = f"weighs {details['weight']:g} beside the one-class map's 1, silent below {details['quantile']:.0%} of good cells"
     gains = details.get("judged_by") or {}
-    said += "".join(f"; AUPRO@0.3 {gain:+.3f} on invented defects of {name}, which judged" for name, gain in gains.items())
+    said += "".join(f"; AUPRO@0.3 {gain:+.3f} on {_made_by(name)}, which judged" for name, gain in gains.items())
     vetoed = len(details.get("vetoed") or ())
     return (
         said
         + _probed(details)
         + (f"; {vetoed} bolder fusions vetoed by the probe" if vetoed > 1 else "; a bolder fusion vetoed by it" * vetoed)
     )
+
+
+def _made_by(generator: str) -> str:
+    return "the real defects taken out of the test" if generator == REAL else f"invented defects of {generator}"
+
+
+def _ensemble(details: Details) -> str:
+    tried = {each["share"]: each for each in details["shares"]}
+    said = f"the maps of {details['company']} make up {details['share']:.0%}"
+    said += f" (AUPRO@0.3 {tried[details['share']]['value']:+.3f} on held-out invented defects)" if details["share"] else ""
+    equal = details.get("equal_shares")
+    said += "" if equal is None else f"; equal shares, which nobody has to choose, reach AUPRO@0.3 {equal:.3f} on the real test"
+    return said
+
+
+def _ensemble_head(details: Details) -> str:
+    return f"{_ensemble(details)}; the head on them: {_head(details)}"
 
 
 def _negative(details: Details) -> str:
@@ -192,6 +209,8 @@ WORDS: dict[str, Callable[[Details], str]] = {
     "calibrate": _calibrate,
     "select": _select,
     "head": _head,
+    ENSEMBLE: _ensemble,
+    ENSEMBLE_HEAD: _ensemble_head,
     "negative": _negative,
     "weight": _weight,
     "normals": _normals,
