@@ -41,15 +41,17 @@ class Notes:
         """
         write_json(self._path(dataset, about, portion), {"said": list(said), "near_duplicates": [pair.as_dict() for pair in near]})
 
-    def of(self, dataset: str, generators: Sequence[str], portions: Sequence[Portion]) -> dict[str, Any]:
+    def of(self, dataset: str, generators: Sequence[str], portions: Sequence[Portion], test: Sequence[str] = ()) -> dict[str, Any]:
         """What is kept of a data set, about the training images and these generators; only where there is something to say.
 
         Args:
             portions: those of the plan; what only some of them say names them.
+            test: sentences about the test images, beside those that are kept.
         """
         found = {about: self._merged(dataset, about, [None]) for about in (TRAIN, TEST)} | {
             name: self._merged(dataset, name, sorted(portions)) for name in generators
         }
+        found[TEST]["said"] += test
         return {about: note for about, note in found.items() if any(note.values())}
 
     def _merged(self, dataset: str, about: str, portions: Sequence[Portion | None]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class ArmRow:
     """Mean over seeds of value - baseline, seed by seed."""
     ci_low: float | None
     ci_high: float | None
-    """The paired 95 % interval of `delta`, over test images and seeds; None where a run kept no counts."""
+    """The paired 95 % interval of `delta`, over seeds and the parts that test images show; None where a run kept no counts."""
     p: float | None
     """Two-sided, by exchanging images between arm and baseline."""
     p_holm: float | None

@@ -177,6 +177,8 @@ def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchR
     }
     counts = {name: run.records[run.arms[name][0]]["counts"] for name in datasets}  # of what was tested, under the first condition
     records = {arm: run.records[arm] for arm in ordered}
+    for name, dataset in datasets.items():
+        run.archive.name_parts(name, dataset)
     with run.timed("statistics"):
         judged = judge(records, run.archive, tuple(HIGHER_IS_BETTER), count=run.plan.most, progress=run.progress)
     return BenchResult(
@@ -190,5 +192,5 @@ def _result(run: Run, datasets: Mapping[str, Dataset], seconds: float) -> BenchR
         counts=counts,
         previews=previews,
         types=judged.types,
-        notes={name: run.notes.of(name, run.plan.generators, portions(run.arms[name])) for name in datasets},
+        notes={name: run.notes.of(name, run.plan.generators, portions(run.arms[name]), run.archive.told(name)) for name in datasets},
     )

@@ -16,6 +16,8 @@ import numpy as np
 from aoi.bench.judging.resampling import Evidence
 from aoi.bench.judging.sweep import LEVELS, Sweep, image_sweep, pixel_sweep
 from aoi.data.files import read_json, write_bytes, write_json
+from aoi.data.parts import part_groups
+from aoi.data.sample import Dataset, Sample
 from aoi.errors import DataError
 
 if TYPE_CHECKING:  # they bring torch, which a report does without
@@ -34,6 +36,21 @@ class Inspected:
     """`good` or a defect type."""
     images: tuple[Path, ...]
     masks: tuple[Path | None, ...]
+    parts: tuple[int, ...]
+    """The physical part each shows, by the data set's table and the names of bursts; see `aoi.data.parts`."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What must be said where several pictures show one part; nothing where each shows its own."""
+        if len(set(self.parts)) == len(self.parts):
+            return ()
+        shown = set(zip(self.parts, self.defective.tolist(), strict=True))
+        counts = [(int((self.defective == bad).sum()), sum(of == bad for _, of in shown)) for bad in (True, False)]
+        (bad, bad_parts), (good, good_parts) = counts
+        return (
+            f"{bad} defective pictures of {bad_parts} parts and {good} good ones of {good_parts}; intervals and p-values are over parts, "
+            "of which all pictures are drawn together",
+        )
 
     @property
     def defective(self) -> np.ndarray:
@@ -50,10 +67,28 @@ class Archive:
     def write_test_set(self, real: RealImages) -> None:
         """Name the test images, in the order of every row kept here."""
         rows = [
-            {"image": sample.path.as_posix(), "label": sample.label, "mask": sample.mask_path.as_posix() if sample.mask_path else None}
-            for sample in real.samples
+            {
+                "image": sample.path.as_posix(),
+                "label": sample.label,
+                "mask": sample.mask_path.as_posix() if sample.mask_path else None,
+                "part": part,
+            }
+            for sample, part in zip(real.samples, real.parts or range(len(real.samples)), strict=True)
         ]
         write_json(self.folder / f"{real.name}.json", {"images": rows})
+
+    def name_parts(self, name: str, dataset: Dataset) -> None:
+        """Add the parts to a list of test images that was written before parts were kept; nothing where there is none."""
+        path = self.folder / f"{name}.json"
+        rows = read_json(path)["images"] if path.is_file() else []
+        if any("part" not in row for row in rows):
+            parts = {sample.key: part for sample, part in zip(dataset.samples, part_groups(dataset.samples).tolist(), strict=True)}
+            named = [f"test/{row['label']}/{Path(row['image']).name}" for row in rows]
+            write_json(path, {"images": [row | {"part": parts[key]} for row, key in zip(rows, named, strict=True)]})
+
+    def told(self, dataset: str) -> tuple[str, ...]:
+        """What must be said of the parts that the test images show, if anything."""
+        return self.test_set(dataset).told if (self.folder / f"{dataset}.json").is_file() else ()
 
     def test_set(self, dataset: str) -> Inspected:
         """The test images of a data set.
@@ -62,11 +97,11 @@ class Archive:
             DataError: the run kept none.
         """
         rows = read_json(self.folder / f"{dataset}.json", hint="run the ablation again: this one kept nothing for statistics")["images"]
-        return Inspected(
-            tuple(row["label"] for row in rows),
-            tuple(Path(row["image"]) for row in rows),
-            tuple(Path(row["mask"]) if row["mask"] else None for row in rows),
-        )
+        labels, images = tuple(row["label"] for row in rows), tuple(Path(row["image"]) for row in rows)
+        parts = tuple(row.get("part") for row in rows)
+        if None in parts:  # written before parts were kept: names tell them still
+            parts = tuple(part_groups([Sample(path, "test", label) for path, label in zip(images, labels, strict=True)]).tolist())
+        return Inspected(labels, images, tuple(Path(row["mask"]) if row["mask"] else None for row in rows), parts)
 
     def keep(self, outcome: Outcome, real: RealImages, *, pictures: bool) -> dict[str, Any]:
         """Count one arm's maps and decisions, and return what its record says of them, JSON-ready.

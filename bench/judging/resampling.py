@@ -200,31 +200,34 @@ def _f1_max(fp: np.ndarray, tp: np.ndarray) -> np.ndarray:
     return np.asarray(found.max(1), np.float64)
 
 
-def bootstrap_weights(strata: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of a bootstrap stratified by defect type, rescaled so that small strata do not understate their spread.
+def bootstrap_weights(strata: np.ndarray, count: int, rng: np.random.Generator, parts: np.ndarray | None = None) -> np.ndarray:
+    """Weights of a bootstrap of whole parts, stratified by defect type, rescaled so that small strata do not understate their spread.
 
-    Of a stratum of n images n - 1 are drawn with replacement and weigh n / (n - 1) each (Rao and Wu, JASA 1988); plain resampling
-    understates the variance by the factor (n - 1) / n, a tenth with ten images a type. Types with one image are drawn together.
+    Of a stratum of n physical parts n - 1 are drawn with replacement and weigh n / (n - 1) each (Rao and Wu, JASA 1988), with all their
+    images; plain resampling understates the variance by the factor (n - 1) / n, a tenth with ten parts a type. Types with one part are
+    drawn together.
 
     Args:
         strata: T int, the stratum of each image.
         count: weightings B.
+        parts: T int, the part each image shows; None where each shows its own.
 
     Returns:
         B×T float32.
     """
-    strata = merged(strata)
+    parts = np.arange(len(strata)) if parts is None else parts
+    strata = merged(strata, parts)
     weights = np.ones((count, len(strata)), np.float32)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
-        n = len(members)
+        shown, which = np.unique(parts[members], return_inverse=True)
+        n = len(shown)
         if n > 1:
-            weights[:, members] = rng.multinomial(n - 1, np.full(n, 1 / n), size=count) * (n / (n - 1))
+            weights[:, members] = (rng.multinomial(n - 1, np.full(n, 1 / n), size=count) * (n / (n - 1)))[:, which]
     return weights
 
 
-def merged(strata: np.ndarray) -> np.ndarray:
-    """Strata of one image joined into one; good images (stratum 0) stay by themselves."""
-    values, counts = np.unique(strata, return_counts=True)
-    lonely = [value for value, count in zip(values, counts, strict=True) if count == 1 and value != 0]
+def merged(strata: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Strata of one part joined into one; good images (stratum 0) stay by themselves."""
+    lonely = [value for value in np.unique(strata) if len(np.unique(parts[strata == value])) == 1 and value != 0]
     return np.where(np.isin(strata, lonely), -1, strata)

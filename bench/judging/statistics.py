@@ -1,7 +1,8 @@
 """Does an arm help? Paired intervals, permutation p-values, Holm's correction, and what the test set could have shown at all.
 
-The unit is the test image: baseline and arm see the same images, so images are resampled and exchanged as pairs, for all seeds at
-once. What differs between seeds (training, the draw of the defects) adds its own spread, with as few degrees of freedom as there are seeds.
+The unit is the physical part: baseline and arm see the same images, so parts are resampled and exchanged as pairs, each with all its
+images and for all seeds at once; where every image shows a part of its own, as is usual, the unit is the image. What differs between
+seeds (training, the draw of the defects) adds its own spread, with as few degrees of freedom as there are seeds.
 """
 
 from __future__ import annotations
@@ -90,19 +91,24 @@ class Court:
 
     labels: Sequence[str]
     """The label of each test image, `good` or a defect type."""
+    parts: Sequence[int] = ()
+    """The physical part each image shows; empty where each shows its own."""
     good: str = "good"
     resamples: int = RESAMPLES
     exchanges: int = EXCHANGES
     seed: int = 0
     weights: np.ndarray = field(init=False)
     swaps: np.ndarray = field(init=False)
+    units: np.ndarray = field(init=False)
+    """T int64, the parts numbered from 0 as they first come."""
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng([self.seed, 20170])
         names = [self.good, *sorted(set(self.labels) - {self.good})]
         strata = np.array([names.index(label) for label in self.labels])
-        self.weights = bootstrap_weights(strata, self.resamples, rng)
-        self.swaps = rng.integers(0, 2, (self.exchanges, len(strata)), dtype=np.uint8)
+        self.units = in_order(np.asarray(self.parts if len(self.parts) else np.arange(len(strata)), np.int64))
+        self.weights = bootstrap_weights(strata, self.resamples, rng, self.units)
+        self.swaps = rng.integers(0, 2, (self.exchanges, int(self.units.max(initial=-1)) + 1), dtype=np.uint8)[:, self.units]
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -111,9 +117,13 @@ class Court:
 
     @property
     def image_freedom(self) -> int:
-        """Degrees of freedom of the spread over images: those of the smaller class, Welch's lower bound for two samples."""
-        good = sum(label == self.good for label in self.labels)
-        return max(1, min(good - 1, len(self.labels) - good - len(self.types)))
+        """Degrees of freedom of the spread over parts: those of the smaller class, Welch's lower bound for two samples.
+
+        A part with defects of two types counts under each, as it is resampled.
+        """
+        shown = set(zip(self.labels, self.units.tolist(), strict=True))
+        good = sum(label == self.good for label, _ in shown)
+        return max(1, min(good - 1, len(shown) - good - len(self.types)))
 
     def side(self, evidence: Evidence, *, beside: Side | None = None, types: bool = True) -> Side:
         """Resample one arm at one seed.
@@ -183,7 +193,9 @@ class Court:
         low, high = (min(1.0, max(-1.0, end)) for end in ends)  # every metric lies in 0-1, so does no change leave -1 to 1
         error = float(np.sqrt(variance + noise.variance))
         null = swapped + rng.normal(size=len(swapped)) * np.sqrt(noise.variance)
-        least = exchange_p(np.inf, null, freedom)
+        # Of a few parts there are few exchanges, however many are drawn; what differs between seeds blurs them.
+        fewest = 0.0 if noise.variance else 2.0 ** (1 - len(set(self.units.tolist())))
+        least = max(exchange_p(np.inf, null, freedom), _with_freedom(fewest, freedom))
         return Finding(delta, low, high, exchange_p(delta, null, freedom), None, False, error, freedom, least).among(1)
 
     def by_type(self, before: Sequence[Side], after: Sequence[Side], metric: str) -> tuple[TypeFinding, ...]:
@@ -197,6 +209,12 @@ class Court:
                 count = sum(each == label for each in self.labels)
                 found.append(TypeFinding(label, count, float(old[0]), float(new[0]), float(new[0] - old[0]), float(low), float(high)))
         return tuple(found)
+
+
+def in_order(parts: np.ndarray) -> np.ndarray:
+    """The same groups (T int) numbered from 0 as they first come: images that stand alone keep their old resamples and exchanges."""
+    _, first, which = np.unique(parts, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[which]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,10 +255,14 @@ def exchange_p(delta: float, null: np.ndarray, freedom: float) -> float:
         freedom: degrees of freedom of the spread: the normal quantile of the p-value is read as Student's t, as Welch's test does,
             because a spread known from three seeds is itself uncertain.
     """
+    extreme = np.abs(null[np.isfinite(null)]) >= abs(delta) - 1e-12
+    return _with_freedom((1 + int(extreme.sum())) / (1 + len(extreme)), freedom)
+
+
+def _with_freedom(p: float, freedom: float) -> float:
+    """A p-value of normal quantiles as one of Student's t."""
     from scipy.special import ndtri, stdtr
 
-    extreme = np.abs(null[np.isfinite(null)]) >= abs(delta) - 1e-12
-    p = (1 + int(extreme.sum())) / (1 + len(extreme))
     return float(min(1.0, 2 * stdtr(freedom, ndtri(p / 2)))) if np.isfinite(freedom) else p
 
 

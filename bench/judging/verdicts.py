@@ -63,7 +63,7 @@ def judge(
     count: int,
     progress: Progress = silent,
 ) -> Judgements:
-    """Compare every arm with the detector alone, paired by test image and seed.
+    """Compare every arm with the detector alone, paired by test image and seed; pictures of one part count together.
 
     Args:
         records: every finished arm, baselines among them.
@@ -81,7 +81,7 @@ def judge(
     done, total = 0, len({cell_of(arm, count) for arm in records if not arm.is_baseline})
     for dataset in dict.fromkeys(arm.dataset for arm in records):
         test = archive.test_set(dataset)
-        court = Court(test.labels)
+        court = Court(test.labels, test.parts)
         for detector in dict.fromkeys(arm.detector for arm in records if arm.dataset == dataset):
             arms = [arm for arm in records if (arm.dataset, arm.detector) == (dataset, detector)]
             baselines = {(arm.seed, arm.condition): arm for arm in arms if arm.is_baseline}

@@ -19,6 +19,7 @@ from aoi.data.gaps import gaps
 from aoi.data.images import read_mask, resize_mask
 from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, taught
 from aoi.data.nearness import NearPair, near_leak, near_pairs
+from aoi.data.parts import part_groups
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import truth_masks
@@ -60,6 +61,8 @@ class RealImages:
     """Near-duplicates of test images among the good training images."""
     gaps: tuple[str, ...] = ()
     """What cannot be measured on the test images, and why."""
+    parts: tuple[int, ...] = ()
+    """T, the physical part each test image shows; empty where each shows its own."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -153,7 +156,14 @@ def real_images(
         parted.twins,
         near,
         gaps(test, [bool(mask.any()) for mask in masks]),
+        _parts(dataset, test),
     )
+
+
+def _parts(dataset: Dataset, test: Sequence[Sample]) -> tuple[int, ...]:
+    """The part each test image shows: of a burst, pictures that are not tested may be the link between two that are."""
+    parts = {sample.path: part for sample, part in zip(dataset.samples, part_groups(dataset.samples).tolist(), strict=True)}
+    return tuple(parts[sample.path] for sample in test)
 
 
 def good_features(dataset: Dataset, backbone: Backbone, plan: Plan, cache: FeatureKeeper, *, progress: Progress = silent) -> FeatureSet:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from aoi.bench.judging.evidence import Archive
 from aoi.bench.material.taken import part, take
 from aoi.bench.plan_options import RealPlan
+from aoi.bench.report.writing import write_report
 from aoi.bench.run import run_bench
 from aoi.data.content import pixel_hash
 from aoi.data.files import write_jsonl
@@ -112,3 +114,37 @@ def test_a_generator_that_learnt_from_another_picture_of_a_tested_part_stops_the
         check_learnt(manifest, contents([second.path, *(sample.path for sample in others)]))
     assert f"{first.path} ~ {second.path}" in caught.value.message
     check_learnt(manifest, contents([sample.path for sample in others]))
+
+
+def test_an_ablation_counts_parts_keeps_them_and_says_so(exposed, parts, small_plan, tiny_bench, tmp_path):
+    plan = small_plan(exposed, seeds=(0,), detectors=("padim",), generators=("none", "perlin"), couplings=("calibrate", "head"))
+    result = run_bench(plan, tmp_path / "out")
+    kept = Archive(tmp_path / "out" / "evidence").test_set("disc")
+    assert len(kept.parts) == 12
+    assert len({part for part, bad in zip(kept.parts, kept.defective, strict=True) if bad}) == 3
+    told = "6 defective pictures of 3 parts and 6 good ones of 6; intervals and p-values are over parts"
+    assert result.notes["disc"]["test"]["said"][0].startswith(told)
+    assert told in (tmp_path / "out" / "results.md").read_text()
+    write_report(tmp_path / "out", ["md"])
+    assert told in (tmp_path / "out" / "report.md").read_text()
+    plain = run_bench(
+        small_plan(parts, seeds=(0,), detectors=("padim",), generators=("none", "perlin"), couplings=("head",)), tmp_path / "b"
+    )
+    assert "test" not in plain.notes["disc"]
+
+
+def test_evidence_from_before_parts_were_kept_is_read_and_completed(exposed, small_plan, tiny_bench, tmp_path):
+    plan = small_plan(exposed, seeds=(0,), detectors=("padim",), generators=("none", "perlin"), couplings=("head",))
+    (exposed / "groups.csv").write_text("image,group\ntest/good/000.png,A\ntest/good/001.png,A\n")
+    first = run_bench(plan, tmp_path / "out")
+    path = tmp_path / "out" / "evidence" / "disc.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({"images": [{key: value for key, value in row.items() if key != "part"} for row in now["images"]]}))
+    old = Archive(path.parent).test_set("disc")
+    assert len(set(old.parts)) == 9  # by their names: the table is not kept with the evidence
+    again = run_bench(plan, tmp_path / "out")
+    assert again.computed == 0
+    assert again.as_dict()["arms"] == first.as_dict()["arms"]
+    assert again.notes == first.notes
+    assert json.loads(path.read_text()) == now
+    assert len(set(Archive(path.parent).test_set("disc").parts)) == 8

@@ -104,6 +104,83 @@ def test_bootstrap_weights_keep_strata_and_the_unbiased_variance():
     assert means.var() == pytest.approx(values.var(ddof=1) / 4, rel=0.03)
 
 
+def test_a_part_is_drawn_with_all_its_pictures_and_one_of_its_own_as_ever():
+    strata = np.array([0] * 6 + [1] * 7 + [2] * 3 + [3] * 2)
+    parts = np.array([0, 0, 0, 1, 2, 3, 4, 4, 5, 6, 4, 7, 7, 8, 8, 8, 9, 9])
+    weights = bootstrap_weights(strata, 20_000, np.random.default_rng(0), parts)
+    for part in range(10):
+        assert (weights[:, parts == part] == weights[:, parts == part][:, :1]).all()
+    of_part = weights[:, [np.flatnonzero(parts == part)[0] for part in range(10)]]
+    assert of_part[:, :4].sum(1) == pytest.approx(4, abs=1e-4)  # of good parts
+    assert of_part[:, 4:8].sum(1) == pytest.approx(4, abs=1e-4)
+    assert of_part[:, 8:].sum(1) == pytest.approx(2, abs=1e-4)  # two types of one part each are drawn together
+    assert of_part[:, :4].var(0) == pytest.approx(4 / 3 * 3 / 4, rel=0.05)  # (n / (n - 1))² (n - 1) 1/n (1 - 1/n)
+    alone = np.arange(len(strata))
+    plain = bootstrap_weights(strata, 50, np.random.default_rng(1))
+    assert plain.tobytes() == bootstrap_weights(strata, 50, np.random.default_rng(1), alone).tobytes()
+
+
+def test_parts_of_one_picture_leave_every_digit_as_it_was(rng):
+    one, other = (evidence(*drawn(0, lift=lift)[:2], np.arange(24.0)) for lift in (1.0, 2.0))
+    labels = ["a"] * 8 + ["b"] * 8 + ["good"] * 8
+    found = []
+    for parts in ((), tuple(range(24)), tuple(int(100 - 3 * i) for i in range(24))):
+        court = Court(labels, parts, resamples=60, exchanges=59)
+        sides = court.side(one), court.side(other)
+        found.append((court.compare(sides[:1], sides[1:], {"pixel_aupro": [0.02]}), court.by_type(sides[:1], sides[1:], "pixel_aupro")))
+    assert found[0] == found[1] == found[2]
+
+
+def test_pictures_of_one_part_change_sides_together_and_are_one_degree_of_freedom():
+    labels = ["good"] * 8 + ["a"] * 6 + ["b"] * 6
+    parts = [0, 0, 1, 1, 2, 2, 3, 3, *(4, 4, 4, 5, 5, 6), *(4, 7, 7, 7, 8, 8)]  # part 4 has defects of both types
+    court = Court(labels, parts, resamples=20, exchanges=99)
+    swaps = court.swaps.astype(int)
+    for part in range(9):
+        mine = swaps[:, np.array(parts) == part]
+        assert (mine == mine[:, :1]).all()
+        assert 20 < mine[:, 0].sum() < 79
+    assert court.image_freedom == 3  # of good parts; of defective ones 3 + 3 less two types
+    assert Court(labels).image_freedom == 7
+
+
+def test_three_pictures_of_every_part_say_no_more_than_one():
+    maps, masks, _ = drawn(1, images=30)
+    better = maps + np.float32(3) * masks * np.random.default_rng(0).random((30, 1, 1), np.float32)
+    labels, found = ["a"] * 10 + ["b"] * 10 + ["good"] * 10, {}
+    for copies, parts in ((1, ()), (3, tuple(i for i in range(30) for _ in range(3))), (3, ())):
+        court = Court([label for label in labels for _ in range(copies)], parts, resamples=1000, exchanges=999)
+        sides = [
+            court.side(evidence(*(np.repeat(each, copies, axis=0) for each in (some, masks, np.arange(30.0))))) for some in (maps, better)
+        ]
+        delta = float(sides[1].point["pixel_aupro"][0] - sides[0].point["pixel_aupro"][0])
+        found[copies, parts != ()] = court.compare(sides[:1], sides[1:], {"pixel_aupro": [delta]})["pixel_aupro"]
+    single, together, torn = found[1, False], found[3, True], found[3, False]
+    assert (together.error, together.low, together.high) == pytest.approx((single.error, single.low, single.high), rel=1e-3)
+    assert (together.freedom, together.p) == (single.freedom, single.p)
+    assert together.detectable == pytest.approx(single.detectable, rel=1e-3)
+    assert torn.error < 0.7 * single.error
+
+
+def test_of_a_few_parts_no_more_is_promised_than_their_exchanges_can_show():
+    from scipy.special import stdtr
+    from scipy.stats import norm
+
+    maps, masks, _ = drawn(1)
+    better = maps + np.float32(6) * masks
+    labels = ["a"] * 16 + ["good"] * 8
+    found = []
+    for parts in ([*np.repeat([0, 1], 8), *np.repeat([2, 3], 4)], ()):
+        court = Court(labels, parts, resamples=200, exchanges=199)
+        sides = [court.side(evidence(some, masks, np.arange(24.0))) for some in (maps, better)]
+        found.append(court.compare(sides[:1], sides[1:], {"pixel_aupro": [0.1]})["pixel_aupro"])
+    few, many = found
+    assert few.least_p == pytest.approx(2 * stdtr(1, norm.ppf(0.125 / 2)))  # of 16 exchanges two are as extreme as can be
+    assert few.p > 0.05
+    assert few.detectable is None
+    assert many.detectable is not None
+
+
 def test_exchanging_everything_swaps_the_arms():
     first, second = (evidence(*drawn(0, lift=lift)[:2], np.arange(24.0)) for lift in (1.0, 2.0))
     a, b = Rows.of(first), Rows.of(second)
@@ -175,10 +252,16 @@ def test_a_real_change_is_found_and_broken_down():
 # Simulation: images drawn from a known population, arms whose scores differ by noise (null) or by a known shift.
 
 
-def scored(rng: np.random.Generator, labels: np.ndarray, seeds: int, shift: float, seed_spread: float) -> tuple[list, list]:
-    """Image scores of baseline and arm at each seed: a common difficulty, noise of each arm, noise of each image, arm and seed."""
-    signal = rng.normal(size=len(labels)) + 1.2 * labels
-    own = [signal + 0.6 * rng.normal(size=len(labels)) for _ in range(2)]
+def scored(
+    rng: np.random.Generator, labels: np.ndarray, seeds: int, shift: float, seed_spread: float, parts: np.ndarray
+) -> tuple[list, list]:
+    """Image scores of baseline and arm at each seed: a common difficulty, noise of each arm, noise of each image, arm and seed.
+
+    Difficulty and the arms' noise are those of the part that an image shows.
+    """
+    shown = len(np.unique(parts))
+    signal = rng.normal(size=shown)[parts] + 1.2 * labels
+    own = [signal + 0.6 * rng.normal(size=shown)[parts] for _ in range(2)]
     before = [own[0] + 0.1 * rng.normal(size=len(labels)) for _ in range(seeds)]
     after = [own[1] + (shift + seed_spread * rng.normal()) * labels + 0.1 * rng.normal(size=len(labels)) for _ in range(seeds)]
     return before, after
@@ -188,23 +271,31 @@ def told(found: F) -> bool:
     return verdict(found, found.p, higher_is_better=True) != "cannot tell"
 
 
-def simulated(runs: int, *, seeds: int, shift: float = 0.0, seed_spread: float = 0.0) -> tuple[float, float, float]:
-    """How often the interval holds the true change, how often p ≤ 0.05, and how often something is told."""
+def simulated(
+    runs: int, *, seeds: int, shift: float = 0.0, seed_spread: float = 0.0, pictures: int = 1, known: bool = True
+) -> tuple[float, float, float]:
+    """How often the interval holds the true change, how often p ≤ 0.05, and how often something is told.
+
+    Args:
+        pictures: of each of the 80 parts.
+        known: which pictures show one part.
+    """
     from scipy.stats import norm
 
-    labels = np.array([False] * 40 + [True] * 40)
-    names = ["good"] * 40 + ["a"] * 20 + ["b"] * 20
+    parts = np.repeat(np.arange(80), pictures)
+    labels = np.repeat(np.array([False] * 40 + [True] * 40), pictures)
+    names = np.repeat(["good"] * 40 + ["a"] * 20 + ["b"] * 20, pictures).tolist()
     noise = np.sqrt(2 * (1 + 0.36 + 0.01))
     steps = shift + seed_spread * norm.ppf((np.arange(2000) + 0.5) / 2000)
     truth = norm.cdf((1.2 + steps) / noise).mean() - norm.cdf(1.2 / noise)
-    nothing = Sweep(*(np.zeros((80, 1), np.float32),) * 3)
+    nothing = Sweep(*(np.zeros((len(labels), 1), np.float32),) * 3)
     seen = []
     for run in range(runs):
         rng = np.random.default_rng([run, seeds, 7])
-        court = Court(names, resamples=400, exchanges=399, seed=run)
-        before, after = scored(rng, labels, seeds, shift, seed_spread)
+        court = Court(names, parts.tolist() if known else (), resamples=400, exchanges=399, seed=run)
+        before, after = scored(rng, labels, seeds, shift, seed_spread, parts)
         sides = [
-            [court.side(Evidence(image_sweep(each, labels), nothing, np.ones((80, 7), np.float32)), types=False) for each in arm]
+            [court.side(Evidence(image_sweep(each, labels), nothing, np.ones((len(labels), 7), np.float32)), types=False) for each in arm]
             for arm in (before, after)
         ]
         exact = [float(new.point["image_auroc"][0] - old.point["image_auroc"][0]) for old, new in zip(*sides, strict=True)]
@@ -250,6 +341,23 @@ def test_intervals_of_aupro_cover_and_its_nulls_are_kept():
     covered, said = simulated_maps(600)
     assert 0.93 <= covered <= 0.97
     assert said <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pictures_of_one_part_share_its_luck_and_intervals_over_parts_cover():
+    """Six pictures of each part: taken for six facts they promise what they do not hold."""
+    covered, rejected, said = simulated(500, seeds=1, pictures=6)
+    assert 0.93 <= covered <= 0.97
+    assert max(rejected, said) <= 0.07
+    torn, falsely, _ = simulated(100, seeds=1, pictures=6, known=False)
+    assert torn <= 0.75
+    assert falsely >= 0.2
+
+
+def test_a_short_simulation_of_three_pictures_of_each_part_covers_only_over_parts():
+    assert simulated(25, seeds=1, pictures=3)[0] >= 0.88
+    assert simulated(25, seeds=1, pictures=3, known=False)[0] <= 0.84
 
 
 def test_a_short_simulation_is_near_its_nominal_rates():
