@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from results_ablation import COST, TUNED, ablation_tables, cost_lines, judged_table, verdict_table
+from results_ablation import COST, ablation_section, ablation_tables, cost_lines, judged_table, without_real_section
 from results_bench import DATASETS, METRICS, RESNET, TIMED, Bench, slug
 from results_bounds import bounds_section, bounds_table
 from results_exports import exports_table
@@ -184,32 +184,7 @@ def document(bench: Bench) -> str:
             "",
             *exports_table(bench),
             "",
-            "## The ablation",
-            "",
-            "```",
-            f"aoi bench run standard --datasets DATA/mvtec_ad/transistor --weights WEIGHTS/{RESNET} --out WORK/ablation/transistor --json",
-            "```",
-            "",
-            "`tile-tuned` is magnetic tile with the small generator (`docs/GENERATOR.md`) as the maker of defects; two thirds of the real",
-            "defects, which it learnt from or was chosen on, are not tested, so its baseline is another one. Its plan:",
-            "",
-            "```yaml",
-            *TUNED.format(model="GENERATOR/model").strip().splitlines(),
-            "```",
-            "",
-            "Intervals, p-values (Holm over the arms) and verdicts: `docs/decisions/0011-judging-arms.md`. `calibrate` changes no ranking",
-            "metric and is left out here.",
-            "",
-            *verdict_table(bench),
-            "",
-            "The head's fusion has two constants that were settled while the test figures of transistor and tile were in view, but not",
-            "those of screw: for `head`, transistor and tile are development sets (`docs/decisions/0006-fusion-of-head-and-map.md`).",
-            "The rules by which `select` and `weight` choose were revised after test results of older rules had been seen, first of",
-            "transistor, then of all three data sets: for them all three are development sets, and other data have to confirm what they",
-            "gain (`docs/decisions/0016-choices-that-hold.md`). What `select` takes is mostly more of the same, a bank of 5 % or 200",
-            "channels; whoever takes these without asking invented defects has the gain as well (PatchCore 10 % above).",
-            "`shade` and `mixed` were settled before any figure of theirs on real test images was seen (records 22 and 23).",
-            "",
+            *ablation_section(bench),
             "### What it costs",
             "",
             "On an otherwise idle machine, every command in a process of its own and nothing kept from another:",
@@ -221,6 +196,7 @@ def document(bench: Bench) -> str:
             *cost_lines(bench),
             "",
             *ablation_tables(bench),
+            *without_real_section(bench),
             "### The head's boldness chosen on invented defects",
             "",
             "```",

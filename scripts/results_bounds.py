@@ -9,9 +9,6 @@ from results_bench import RESNET, Bench
 
 from aoi.data.files import read_json
 
-ALSO = ("screw", "tile")
-"""Data sets on which real defects alone are looked at."""
-
 
 def bounds(bench: Bench) -> dict[str, dict[str, Any]]:
     """What the plan `bounds` said, by title; `folder:WORK/elsewhere` are defects that another run of `aoi` made."""
@@ -20,12 +17,7 @@ def bounds(bench: Bench) -> dict[str, dict[str, Any]]:
     bench.aoi("elsewhere", ["synth", "generate", data, "--generator", "cutpaste", *size, "--out", made / data.name])
     generators = ["--generators", f"none,perlin,real,oracle-mask,folder:{made}", "--weights", bench.weights / RESNET]
     words = ["bench", "run", "bounds", "--datasets", data, *generators, "--out", bench.work / "bounds" / "transistor"]
-    found = {"transistor": bench.aoi("bounds-transistor", words)}
-    for dataset in ALSO:
-        few = ["--generators", "none,real", "--couplings", "head,negative", "--weights", bench.weights / RESNET]
-        words = ["bench", "run", "bounds", "--datasets", bench.dataset(dataset), *few, "--out", bench.work / "bounds" / dataset]
-        found[dataset] = bench.aoi(f"bounds-{dataset}", words)
-    return found
+    return {"transistor": bench.aoi("bounds-transistor", words)}
 
 
 def bounds_table(bench: Bench) -> list[str]:
@@ -52,8 +44,6 @@ def bounds_section(bench: Bench) -> list[str]:
         "aoi synth generate DATA/mvtec_ad/transistor --generator cutpaste --count 150 --size 256 --out WORK/elsewhere/transistor",
         "aoi bench run bounds --datasets DATA/mvtec_ad/transistor --generators none,perlin,real,oracle-mask,folder:WORK/elsewhere \\",
         f"    --weights WEIGHTS/{RESNET} --out WORK/bounds/transistor --json",
-        "aoi bench run bounds --datasets DATA/mvtec_ad/screw --generators none,real --couplings head,negative \\",
-        f"    --weights WEIGHTS/{RESNET} --out WORK/bounds/screw --json",
         "```",
         "",
         "`real` learns from real defects and `oracle-mask` from Perlin texture in their masks: what invented defects could do at best.",
