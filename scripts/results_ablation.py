@@ -134,7 +134,8 @@ def ablation_section(bench: Bench) -> list[str]:
 def _equal_shares(bench: Bench) -> list[str]:
     """What both detectors' maps reach in equal shares, which is what `ensemble` has to be compared with."""
     lines = [
-        "What equal shares of both detectors' maps reach, which nobody has to choose: the measure of what invented defects add to `ensemble`.",
+        "What equal shares of both detectors' maps reach, which nobody has to choose: what invented defects add to `ensemble` is the",
+        "difference to it.",
         "",
         "| data set | PatchCore alone | PaDiM alone | equal shares |",
         "|---|---:|---:|---:|",

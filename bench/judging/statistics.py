@@ -7,6 +7,7 @@ seeds (training, the draw of the defects) adds its own spread, with as few degre
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,15 @@ from typing import Literal
 
 import numpy as np
 
+from aoi.bench.judging.p_values import exchange_p, t_quantile, with_freedom
 from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
 
 Verdict = Literal["helps", "hurts", "cannot tell"]
 RESAMPLES = 2000
 EXCHANGES = 1999
+FURTHER = 3000
+"""Exchanges more where the first ones leave a p-value of `DOUBT` or less, for a correction over many arms asks for very small ones."""
+DOUBT = 0.005
 LEVEL = 0.05
 """Intervals cover 1 - LEVEL; a verdict needs a corrected p-value at or below it."""
 POWER = 0.8
@@ -55,7 +60,7 @@ class Finding:
         level = LEVEL / arms
         if self.least_p > level:
             return replace(self, detectable=None)
-        return replace(self, detectable=min(1.0, self.error * (_t(1 - level / 2, self.freedom) + _t(POWER, self.freedom))))
+        return replace(self, detectable=min(1.0, self.error * (t_quantile(1 - level / 2, self.freedom) + t_quantile(POWER, self.freedom))))
 
 
 UNCHANGED = Finding(0.0, 0.0, 0.0, 1.0, 0.0, True)
@@ -96,6 +101,9 @@ class Court:
     good: str = "good"
     resamples: int = RESAMPLES
     exchanges: int = EXCHANGES
+    further: int = 0
+    """Exchanges more for p-values up to `DOUBT`. A p-value is below a level up to `DOUBT` only if it is so among all exchanges, and below
+    a higher one only if it is so among the first: no level is exceeded more often than with either number alone."""
     seed: int = 0
     weights: np.ndarray = field(init=False)
     swaps: np.ndarray = field(init=False)
@@ -155,7 +163,7 @@ class Court:
         Returns:
             By metric; without those that a seed leaves undefined.
         """
-        swapped = self._exchanged(before, after)
+        swapped, more = self._exchanged(before, after, self.swaps), dict[str, np.ndarray]()
         found = {}
         for name, deltas in exact.items():
             known = [delta for delta in deltas if delta is not None]
@@ -166,14 +174,23 @@ class Court:
             )  # fmt: skip
             grid = np.array([float(new.point[name][0] - old.point[name][0]) for old, new in zip(before, after, strict=True)])
             if np.isfinite(spread).all() and np.isfinite(grid).all():
-                found[name] = self._finding(np.array(known), grid, spread, swapped.get(name, np.zeros(1)))
+                null = swapped.get(name, np.zeros(1))
+                found[name] = self._finding(np.array(known), grid, spread, null)
+                if self.further and found[name].p <= DOUBT:
+                    more = more or self._exchanged(before, after, self._further_swaps)
+                    found[name] = self._finding(np.array(known), grid, spread, np.concatenate([null, more[name]]))
         return found
 
-    def _exchanged(self, before: Sequence[Side], after: Sequence[Side]) -> dict[str, np.ndarray]:
+    @functools.cached_property
+    def _further_swaps(self) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 20172])
+        return rng.integers(0, 2, (self.further, int(self.units.max(initial=-1)) + 1), dtype=np.uint8)[:, self.units]
+
+    def _exchanged(self, before: Sequence[Side], after: Sequence[Side], swaps: np.ndarray) -> dict[str, np.ndarray]:
         """The mean change over seeds when images change sides at random; nothing where arm and baseline agree."""
         found: dict[str, np.ndarray] = {}
         for old, new in zip(before, after, strict=True):
-            first, second = old.rows.exchanged(new.rows, self.swaps)
+            first, second = old.rows.exchanged(new.rows, swaps)
             for name in first:
                 found[name] = found.get(name, 0.0) + (second[name] - first[name]) / len(before)
         return found
@@ -188,14 +205,14 @@ class Court:
         variance = float(images.var(ddof=1))
         freedom = noise.freedom(variance, self.image_freedom)
         drawn = images + noise.resampled(len(images), rng)
-        wider = _t(1 - LEVEL / 2, freedom) / _t(1 - LEVEL / 2, np.inf)
+        wider = t_quantile(1 - LEVEL / 2, freedom) / t_quantile(1 - LEVEL / 2, np.inf)
         ends = (delta + (float(np.quantile(drawn, q)) - delta) * wider for q in (LEVEL / 2, 1 - LEVEL / 2))
         low, high = (min(1.0, max(-1.0, end)) for end in ends)  # every metric lies in 0-1, so does no change leave -1 to 1
         error = float(np.sqrt(variance + noise.variance))
         null = swapped + rng.normal(size=len(swapped)) * np.sqrt(noise.variance)
         # Of a few parts there are few exchanges, however many are drawn; what differs between seeds blurs them.
         fewest = 0.0 if noise.variance else 2.0 ** (1 - len(set(self.units.tolist())))
-        least = max(exchange_p(np.inf, null, freedom), _with_freedom(fewest, freedom))
+        least = max(exchange_p(np.inf, np.zeros(self.exchanges + self.further), freedom), with_freedom(fewest, freedom))
         return Finding(delta, low, high, exchange_p(delta, null, freedom), None, False, error, freedom, least).among(1)
 
     def by_type(self, before: Sequence[Side], after: Sequence[Side], metric: str) -> tuple[TypeFinding, ...]:
@@ -244,43 +261,6 @@ class SeedNoise:
             return np.zeros(count)
         drawn = self.deviations[rng.integers(0, seeds, (count, seeds))].mean(1)
         return np.asarray(drawn * np.sqrt(seeds / (seeds - 1)))
-
-
-def exchange_p(delta: float, null: np.ndarray, freedom: float) -> float:
-    """Two-sided p-value of a change among exchanged ones (Bandos, Rockette and Gur, Statistics in Medicine 2005).
-
-    Args:
-        delta: the change.
-        null: changes after random exchanges, with the spread of the seeds added as normal noise.
-        freedom: degrees of freedom of the spread: the normal quantile of the p-value is read as Student's t, as Welch's test does,
-            because a spread known from three seeds is itself uncertain.
-    """
-    extreme = np.abs(null[np.isfinite(null)]) >= abs(delta) - 1e-12
-    return _with_freedom((1 + int(extreme.sum())) / (1 + len(extreme)), freedom)
-
-
-def _with_freedom(p: float, freedom: float) -> float:
-    """A p-value of normal quantiles as one of Student's t."""
-    from scipy.special import ndtri, stdtr
-
-    return float(min(1.0, 2 * stdtr(freedom, ndtri(p / 2)))) if np.isfinite(freedom) else p
-
-
-def _t(probability: float, freedom: float) -> float:
-    # Not scipy.stats, whose import takes longer than all that is asked of it here.
-    from scipy.special import ndtri, stdtrit
-
-    return float(stdtrit(freedom, probability) if np.isfinite(freedom) else ndtri(probability))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number so that the chance of any false alarm stays at its level (Holm, Scand. J. Stat. 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    found, worst = [0.0] * len(p_values), 0.0
-    for position, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - position) * p_values[index]))
-        found[index] = worst
-    return found
 
 
 def verdict(finding: Finding, p_holm: float, *, higher_is_better: bool) -> Verdict:

@@ -9,7 +9,8 @@ from typing import Any
 from aoi.bench.arms import USUAL, Arm, Cell, Condition, cell_of, row_as_dict
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.judging.evidence import Archive
-from aoi.bench.judging.statistics import TYPE_METRICS, Court, Finding, Side, holm
+from aoi.bench.judging.p_values import holm
+from aoi.bench.judging.statistics import FURTHER, TYPE_METRICS, Court, Finding, Side
 from aoi.data.progress import Progress, silent
 
 
@@ -81,7 +82,7 @@ def judge(
     done, total = 0, len({cell_of(arm, count) for arm in records if not arm.is_baseline})
     for dataset in dict.fromkeys(arm.dataset for arm in records):
         test = archive.test_set(dataset)
-        court = Court(test.labels, test.parts)
+        court = Court(test.labels, test.parts, further=FURTHER)
         for detector in dict.fromkeys(arm.detector for arm in records if arm.dataset == dataset):
             arms = [arm for arm in records if (arm.dataset, arm.detector) == (dataset, detector)]
             baselines = {(arm.seed, arm.condition): arm for arm in arms if arm.is_baseline}

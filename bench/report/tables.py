@@ -84,7 +84,8 @@ def facts(finished: Finished) -> list[str]:
     if stats:
         lines.append(
             f"intervals: 95 %, paired by test image and seed, {stats['resamples']} resamples stratified by defect type; "
-            f"p-values: {stats['exchanges']} exchanges of images between arm and baseline, Holm's correction over the arms of a data set"
+            f"p-values: {stats['exchanges']} exchanges of images between arm and baseline{_further(stats)}, "
+            "Holm's correction over the arms of a data set"
         )
         lines.append(
             "helps or hurts: interval off zero and corrected p ≤ 0.05; else cannot tell, with the change that these images and seeds "
@@ -92,6 +93,11 @@ def facts(finished: Finished) -> list[str]:
         )
     lines += [f"left out: {why}" for why in left_out(*(plan.get(name, ()) for name in ("detectors", "couplings", "generators")))]
     return lines
+
+
+def _further(stats: Mapping[str, Any]) -> str:
+    more = stats.get("further_exchanges")
+    return f", {more} more where these leave little doubt" if more else ""
 
 
 def markdown_report(finished: Finished) -> str:

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from aoi.bench.judging.p_values import holm
 from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
-from aoi.bench.judging.statistics import Court, holm, verdict
+from aoi.bench.judging.statistics import DOUBT, Court, verdict
 from aoi.bench.judging.statistics import Finding as F
 from aoi.bench.judging.sweep import LEVELS, DefectivePixels, Sweep, image_sweep, pixel_sweep
 from aoi.metrics.pimo import aupimo
@@ -364,3 +365,20 @@ def test_a_short_simulation_is_near_its_nominal_rates():
     covered, _, said = simulated(60, seeds=3, seed_spread=0.1)
     assert covered >= 0.88
     assert said <= 0.12
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_further_exchanges_are_drawn_where_the_first_leave_little_doubt_and_nowhere_else(clear):
+    (low, masks, _), (high, _, _) = (drawn(0, images=72, lift=lift) for lift in (1.2, 1.8))
+    turns = np.arange(72)[:, None, None] % 2 == 0
+    one, other = (low, high) if clear else (np.where(turns, low, high), np.where(turns, high, low))
+    labels, found = ["a"] * 24 + ["b"] * 24 + ["good"] * 24, []
+    for further in (0, 4000):
+        court = Court(labels, resamples=60, exchanges=999, further=further)
+        sides = [court.side(evidence(maps, masks, np.arange(72.0)), types=False) for maps in (one, other)]
+        change = float(sides[1].point["pixel_auroc"][0] - sides[0].point["pixel_auroc"][0])
+        found.append(court.compare(sides[:1], sides[1:], {"pixel_auroc": [change]})["pixel_auroc"])
+    few, many = found
+    assert (few.low, few.high, few.delta) == (many.low, many.high, many.delta)
+    assert (few.p <= DOUBT) is clear
+    assert many.p < few.p if clear else many.p == few.p
