@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,8 +144,12 @@ class BenchResult:
         }
 
     def summary(self) -> str:
-        """The delta table, Markdown."""
-        return markdown(self.arms)
+        """What must be said of the images, the delta table (Markdown), and where the rest is."""
+        said = [
+            f"note: {name}, {about}: {line}" for name, notes in self.notes.items() for about, note in notes.items() for line in note["said"]
+        ]
+        more = f"results: {self.out}; the answer in words, with intervals and pictures: aoi bench report {shlex.quote(str(self.out))}"
+        return "\n".join([*said, *([""] if said else []), markdown(self.arms), more])
 
 
 def aggregate(

@@ -12,6 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aoi.errors import ConfigError
 
+_LONG = 60
+"""Characters of a value beyond which it is not repeated in an error."""
+
+
+_PLAIN = {"a valid tuple": "a list, such as [A, B]", "a valid integer": "a whole number", "a valid ": "a "}
+"""How pydantic calls what it wants, and what people call it."""
+
 
 class StrictModel(BaseModel):
     """A frozen model that refuses keys it does not know."""
@@ -35,14 +42,31 @@ def validated(model: type[Model], values: Mapping[str, Any], *, where: str) -> M
         return model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = _key(first["loc"])
         where_at = f"{key} in {where}" if key else where
         if first["type"] == "extra_forbidden":
             known = sorted(_fields_at(model, first["loc"][:-1]))
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {key} in {where}", hint=hint) from error
-        raise ConfigError(f"{where_at}: {first['msg'].removeprefix('Value error, ')}", hint=_remedy(dict(first))) from error
+        raise ConfigError(f"{where_at}{_fault(dict(first))}", hint=_remedy(dict(first))) from error
+
+
+def _key(place: tuple[int | str, ...]) -> str:
+    """`head.training`; entries of lists are counted from 1: `seeds, entry 2`."""
+    words = [f", entry {part + 1}" if isinstance(part, int) else f".{part}" for part in place]
+    return "".join(words).removeprefix(".")
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """What is wrong, with the value that was given where that is short."""
+    message, given = str(fault["msg"]).removeprefix("Value error, "), repr(fault.get("input"))
+    wanted = message.removeprefix("Input should be ")
+    for theirs, ours in _PLAIN.items():
+        wanted = wanted.replace(theirs, ours)
+    if wanted == message or len(given) > _LONG:
+        return f": {message}"
+    return f" is {given}, and should be {wanted.partition(', unable to parse')[0]}"
 
 
 def _remedy(fault: Mapping[str, Any]) -> str:
@@ -85,7 +109,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
             value = yaml.load(file, Loader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text", hint="save it as UTF-8") from error
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}", hint="correct the line it names") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values", hint="see configs/ for examples")

@@ -96,6 +96,23 @@ def check_disjoint(test: Contents, train: Contents, *, what: str = "a test image
         raise _leak(what, pairs, hint)
 
 
+def check_readable(*sets: Contents) -> None:
+    """Refuse images that cannot be read, for callers who cannot do without one.
+
+    Raises:
+        DataError: naming the first and how many there are.
+    """
+    bad = [path for each in sets for path in each.keys if path not in each.miniatures]
+    if not bad:
+        return
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    try:
+        read_image(bad[0])
+    except DataError as error:
+        raise DataError(f"{error.message}{more}", hint="`aoi data check` lists every unreadable file; replace or delete them") from error
+    raise DataError(f"{bad[0]} could not be read a moment ago{more}", hint="run the command again")
+
+
 def check_normals(normals: Contents, test: Contents) -> None:
     """Stop a run whose generated normals are test images.
 

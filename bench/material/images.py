@@ -17,7 +17,7 @@ from aoi.data.content import dataset_fingerprint
 from aoi.data.files import read_jsonl, write_jsonl
 from aoi.data.gaps import gaps
 from aoi.data.images import read_mask, resize_mask
-from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_sources, contents, learnt, taught
+from aoi.data.leaks import SHOWN, Contents, check_disjoint, check_learnt, check_readable, check_sources, contents, learnt, taught
 from aoi.data.nearness import NearPair, near_leak, near_pairs
 from aoi.data.parts import part_groups
 from aoi.data.progress import Progress, silent
@@ -134,6 +134,7 @@ def real_images(
         test = tuple(sample for sample in test if sample.path not in shown)
     test_contents = known.of(sample.path for sample in test)
     check_disjoint(test_contents, train_contents)
+    check_readable(test_contents, train_contents)  # before hours of work
     near = near_pairs(test_contents.miniatures, train_contents.miniatures, train_contents.miniatures)
     if near and plan.near_duplicates == "stop":
         raise near_leak(near, SHOWN)

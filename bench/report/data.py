@@ -110,6 +110,8 @@ def read_finished(folder: Path) -> Finished:
     if folder.is_file():
         raise DataError(f"{folder} is a file, not the folder of an ablation", hint="name the folder that was --out of aoi bench run")
     folder = existing_folder(folder)
+    if not ((folder / "results.json").is_file() or (folder / "plan.json").is_file()):
+        raise DataError(f"{folder} is not the folder of an ablation", hint="name the folder that was --out of aoi bench run")
     hint = f"finish it first: aoi bench run … --out {shlex.quote(str(folder))}"
     results = read_json(folder / "results.json", hint=hint)
     if not isinstance(results, dict) or not results.get("arms"):

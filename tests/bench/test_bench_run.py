@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,13 @@ def test_one_row_for_each_arm_and_metric_over_all_seeds(finished):
     table = (out / "results.md").read_text()
     assert "| patchcore | perlin | calibrate |" in table
     assert "(0)" in table
+
+
+def test_the_summary_says_what_must_be_known_and_where_the_rest_is(finished):
+    result = finished[0]
+    noted = replace(result, notes={"disc": {"test images": {"said": ["nobody marked the defects"], "near_duplicates": []}}})
+    assert noted.summary().startswith("note: disc, test images: nobody marked the defects\n\n## ")
+    assert noted.summary().endswith(f"aoi bench report {result.out}")
 
 
 def test_calibrate_leaves_every_ranking_metric_exactly_alone_and_moves_thresholds(finished):
@@ -203,6 +211,18 @@ def test_a_refused_run_leaves_no_folder_and_what_was_there_alone(tiny_bench, tmp
         with pytest.raises(ConfigError):
             run_bench(wrong, tmp_path / place)
         assert [path.name for path in (tmp_path / place).iterdir()] == ([name] if name else [])
+
+
+@pytest.mark.parametrize("place", ["train/good", "test/spot"])
+def test_images_that_cannot_be_read_are_told_before_any_work(place, parts, tiny_bench, tmp_path, plan, monkeypatch):
+    root = shutil.copytree(parts, tmp_path / "torn")
+    for path in sorted((root / place).iterdir())[:2]:
+        path.write_bytes(b"no picture")
+    monkeypatch.setattr("aoi.bench.material.images.extract_features", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(DataError, match=r"cannot read image .* \(and 1 more\)") as caught:
+        run_bench(plan.model_copy(update={"datasets": (root,)}), tmp_path / "out")
+    assert "aoi data check" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 def computing(out, name):

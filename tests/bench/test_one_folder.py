@@ -73,5 +73,8 @@ def test_a_report_needs_folders(small, tiny_bench, tmp_path) -> None:
     with pytest.raises(DataError, match="no folder") as caught:
         write_report(tmp_path / "on")
     assert str(tmp_path / "one") in caught.value.hint
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="other is not the folder of an ablation"):
+        write_report(tmp_path / "other")
     with pytest.raises(DataError, match="file is a file"):
         write_report(tmp_path / "one", out=tmp_path / "file")

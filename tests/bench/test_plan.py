@@ -33,7 +33,7 @@ def test_comma_separated_lists_replace_those_of_the_file(tmp_path):
         ("detecters: [padim]", "unknown key detecters", "did you mean detectors"),
         ("head: {wieght: 2}", r"unknown key head\.wieght", "did you mean weight"),
         ("generators: [perlinn]", "did you mean 'perlin'", ""),
-        ("couplings: [calibrat]", "couplings.0", ""),
+        ("couplings: [calibrat]", "couplings, entry 1", ""),
         ("seeds: [0, 0]", "named twice", ""),
         ("seeds: [-1]", "negative", ""),
         ("count: 3", "count", ""),
@@ -132,8 +132,15 @@ def test_what_only_the_code_behind_it_can_refuse_is_refused_before_any_work(chan
     [
         ("count: 10\ncount: 20\n", "count is there twice in .*plan.yaml.*line 2", "correct the line"),
         ("head:\n  weight: 1\n  weight: 2\n", "weight is there twice", "correct the line"),
-        ("couplings: [calibrat]\n", "couplings.0 in .*plan.yaml", "did you mean calibrate?"),
+        (
+            "couplings: [calibrat]\n",
+            "couplings, entry 1 in .*plan.yaml is 'calibrat', and should be 'calibrate', ",
+            "did you mean calibrate?",
+        ),
         ("detectors: ['anomalib:Nope']\n", "plan.yaml: anomalib has no image model 'Nope'", "correct the value"),
+        ("seeds: 3\n", r"seeds in .*plan.yaml is 3, and should be a list, such as \[A, B\]", "correct the value"),
+        ("seeds: [0, x]\n", "seeds, entry 2 in .*plan.yaml is 'x', and should be a whole number$", "correct the value"),
+        ("count: 5\n", "count in .*plan.yaml is 5, and should be greater than or equal to 10", "correct the value"),
         ("detectors: [padim\n", "plan.yaml is not valid YAML.*plan.yaml.*line", "correct the line"),
     ],
 )
