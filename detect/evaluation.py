@@ -92,13 +92,17 @@ class EvaluationReport:
     def _where(self) -> str:
         return "" if self.arithmetic is None else f" ({self.runtime}, {self.arithmetic})"
 
+    def _decided(self) -> str:
+        """What became of the parts there are."""
+        said = [f"{self.escapes} of {self.num_defective} defects escape"] if self.num_defective else []
+        return ", ".join(said + ([f"{self.overkill} of {self.num_good} good parts are rejected"] if self.num_good else []))
+
     def summary(self) -> str:
         """A few lines for people."""
         lines = [
             f"{self.model} on {self.category}{self._where}: {self.num_good} good and {self.num_defective} defective test images",
             self.metrics.summary() + (f" · pixel metrics within {max(self.metric_errors.values()):.1g}" if self.metric_errors else ""),
-            f"at the image threshold {self.thresholds.image_threshold:.4g}: {self.escapes} of {self.num_defective} defects escape, "
-            f"{self.overkill} of {self.num_good} good parts are rejected",
+            f"at the image threshold {self.thresholds.image_threshold:.4g}: {self._decided()}",
             *(f"  {label}: {row['found']} of {row['images']} found" for label, row in self.by_type.items()),
             f"{self.images_per_s:.1f} images/s",
             *([] if self.folder == self.run else [f"figures of other data than the run's own: {self.folder}"]),

@@ -17,6 +17,7 @@ from aoi.bench.report.watching import unwatched
 Word = Literal["yes", "yes, slightly", "not shown", "no"]
 MAIN = "pixel_aupro"
 """The metric the answer is about."""
+_HARDLY = "changes AUPRO@0.3 by less than 0.0005"
 SLIGHT = 0.01
 """Gains below it are shown, but few would notice them."""
 
@@ -53,7 +54,11 @@ def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
         return Answer(dataset, detector, "not shown", _joined("No arm learned from invented defects alone.", bound), None)
     judged = [row for row in arms if row.get("verdict")]
     if not judged:
-        text = "Nothing can be told of any arm: the run kept no counts for statistics."
+        unmarked = all(row["value"] is None for row in arms)
+        why = "the run kept no counts for statistics"
+        if unmarked:
+            why = "no test image marks where its defect is, so that AUPRO cannot be measured"
+        text = f"Nothing can be told of any arm: {why}."
         return Answer(dataset, detector, "not shown", text, None)
     several, only = finished.several(dataset), _thresholds_only(finished, dataset, detector)
     helped = sorted((row for row in judged if row["verdict"] == "helps"), key=lambda row: -row["delta"])
@@ -94,10 +99,11 @@ def _gain(row: Row, *, several: bool) -> str:
 
 
 def _nearest(row: Row, *, several: bool) -> str:
-    name, change = arm_name(row, amount=several), f"{row['delta']:+.3f} (95 %: {row['ci_low']:+.3f} to {row['ci_high']:+.3f})"
+    name, change = arm_name(row, amount=several), _change(row)
     if row["verdict"] == "hurts":
-        return f"Even the best arm, {name}, finds defective areas worse: AUPRO@0.3 {change}."
-    said = f"The most hopeful arm, {name}, changes AUPRO@0.3 by {change}"
+        worse = f"AUPRO@0.3 {change}" if change else f"it {_HARDLY}"
+        return f"Even the best arm, {name}, finds defective areas worse: {worse}."
+    said = f"The most hopeful arm, {name}, changes AUPRO@0.3 by {change}" if change else f"The most hopeful arm, {name}, {_HARDLY}"
     if row.get("detectable", 0.0) is None:
         return f"{said} (corrected p {row['p_holm']:.2f}); {_too_few(row)}"
     if row["ci_low"] > 0:
@@ -105,6 +111,15 @@ def _nearest(row: Row, *, several: bool) -> str:
     if "detectable" not in row:
         return f"{said}."
     return f"{said}; a change of {row['detectable']:.3f} would most likely have shown."
+
+
+def _change(row: Row) -> str:
+    """`+0.012 (95 %: -0.003 to +0.027)`; empty where three decimals show nothing of it."""
+    found = [row[name] for name in ("delta", "ci_low", "ci_high")]
+    if max(map(abs, found)) < 0.0005:
+        return ""
+    delta, low, high = (f"{value:+.3f}".replace("-0.000", "+0.000") for value in found)
+    return f"{delta} (95 %: {low} to {high})"
 
 
 def _too_few(row: Row) -> str:

@@ -131,6 +131,23 @@ def test_what_is_not_shown_is_not_claimed():
     assert "Even the best arm" in found.text
 
 
+def test_next_to_nothing_is_called_so_and_nothing_is_negative_by_rounding():
+    (found,) = answers(ablation_of(row("head", -0.0001, 0.0002, "cannot tell")))
+    assert "perlin → head, changes AUPRO@0.3 by less than 0.0005;" in found.text
+    (found,) = answers(ablation_of(row("head", -0.0002, 0.004, "cannot tell")))
+    assert "+0.000 (95 %: -0.004 to +0.004)" in found.text
+    (found,) = answers(ablation_of(row("head", -0.0003, 0.0001, "hurts")))
+    assert "worse: it changes AUPRO@0.3 by less than 0.0005." in found.text
+
+
+def test_without_a_mask_the_answer_says_why_nothing_can_be_told():
+    nothing = {"value": None, "baseline": None, "delta": None, "ci_low": None, "ci_high": None}
+    (found,) = answers(ablation_of(row("head", 0.0, 0.0, None) | nothing))
+    assert "no test image marks where its defect is" in found.text
+    (found,) = answers(ablation_of(row("head", 0.1, 0.0, None)))
+    assert "kept no counts" in found.text
+
+
 def test_a_leaking_arm_answers_nothing():
     leak = row(LEAKING, 0.3, 0.01, None)
     finished = ablation_of(leak, row("head", -0.01, 0.02, "cannot tell"), seeds=(0,))

@@ -186,3 +186,12 @@ def test_what_cannot_be_compared_or_is_gone_is_named(run: Path, tmp_path: Path) 
         evaluate_run(other)
     assert "--data" in refused.value.hint
     assert evaluate_run(other, dataset=moved).num_good == 7
+
+
+def test_parts_that_were_not_tested_are_not_counted(run: Path, tmp_path: Path) -> None:
+    for kind, left in (("good", "escape"), ("dent", "good parts are rejected")):
+        source = shutil.copytree(RunFolder(run).read_config().dataset, tmp_path / kind)
+        shutil.rmtree(source / "test" / kind)
+        (line,) = (line for line in evaluate_run(run, dataset=source).summary().splitlines() if line.startswith("at the image threshold"))
+        assert " of 0 " not in line
+        assert line.endswith(left)
