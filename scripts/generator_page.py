@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from count_siblings import Siblings
+
 from aoi.data.provenance import git_commit, machine, versions
 
 
@@ -20,6 +22,8 @@ class Measured:
     """`vae` and `denoiser`: the last row of each one's journal."""
     parts: dict[str, int]
     """Real defects by what they were used for."""
+    siblings: Siblings
+    """What was seen of the parts that the held-back ones show."""
     guidance: float
     guidances: tuple[float, ...]
     """Among which it was chosen."""
@@ -75,9 +79,26 @@ def _training(found: Measured) -> list[str]:
         "",
         *table(("stage", "steps", "minutes", "last loss"), rows),
         "",
-        f"Real defects: {parts['train']} to learn from, {parts['validation']} for choices, {parts['held-back']} held back;",
-        "divided by physical defect. The minutes are those of two cores that did other work beside.",
+        f"Real defects: {parts['train']} to learn from, {parts['validation']} for choices, {parts['held-back']} held back.",
+        "The minutes are those of two cores that did other work beside.",
         *([found.note] if found.note else []),
+        "",
+        *siblings_told(found.siblings),
+    ]
+
+
+def siblings_told(found: Siblings) -> list[str]:
+    """What has to be known of held-back defects whose parts were seen in other pictures; nothing where none was."""
+    if not found.seen:
+        return []
+    kinds = ", ".join(f"{count} {word}" for word, count in found.unseen.items()) or "none"
+    return [
+        f"**Held back is not unseen.** Of the {found.held_back} held-back pictures {found.seen} are other exposures of tiles that were",
+        f"learnt from or chosen on; {found.left} ({kinds}) of {found.unseen_parts} tiles show nothing that was. The division went by",
+        "outline, and exposures are cropped and annotated anew. What is said below of held-back defects is mostly said of known tiles",
+        "under another light, and flatters. `aoi synth train` now divides by physical tile; this generator has not been trained again.",
+        "Counted by `python scripts/count_siblings.py GENERATOR`",
+        "(`docs/decisions/0025-pictures-of-one-part.md`).",
         "",
     ]
 

@@ -1,4 +1,4 @@
-"""Measures a small generator that `aoi synth train --preset tiny` made, and writes `docs/GENERATOR.md` with its pictures.
+"""Measures a small generator of `aoi synth train --preset tiny`, and writes `docs/GENERATOR.md` with its pictures.
 
     python scripts/measure_generator.py GENERATOR --weights WEIGHTS [--work runs/generator]
 
@@ -25,6 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from count_siblings import count_siblings
 from generator_page import Measured, page
 
 from aoi.data.files import read_json, read_jsonl, write_json, write_text
@@ -267,6 +268,7 @@ def measured(bench: Bench) -> Measured:
         options=read_json(bench.generator / "train.json")["options"],
         stages={name: read_jsonl(bench.generator / "work" / f"{name}.jsonl")[-1] for name in ("vae", "denoiser")},
         parts={part: len(defects_of(bench, part)) for part in ("train", "validation", "held-back")},
+        siblings=count_siblings(bench.generator),
         guidance=guidance,
         guidances=GUIDANCES,
         probe=found,
