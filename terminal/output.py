@@ -84,13 +84,18 @@ class _Lines:
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
         self._spoke: dict[str, float] = {}
+        self._first: dict[str, int] = {}
+        self._done: dict[str, int] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if stage not in self._started or done == 0:
+        if done == 0 or done <= self._done.get(stage, done):  # a stage that begins again, whatever it had done first
             self._started[stage] = self._spoke[stage] = now
+            self._first[stage] = done
+        self._done[stage] = done
         elapsed = now - self._started[stage]
         if now - self._spoke[stage] >= QUIET_SECONDS:
             self._spoke[stage] = now
-            left = f", about {elapsed / done * (total - done):.0f} s left" if done > max(1, total * 0.02) else ""
+            seen = done - self._first[stage]
+            left = f", about {elapsed / seen * (total - done):.0f} s left" if seen and done > max(1, total * 0.02) else ""
             note(f"{stage}: {done}/{total}{left}")
