@@ -36,6 +36,7 @@ def test_what_is_not_finished_says_how_it_is_finished(tmp_path: Path) -> None:
     with pytest.raises(AoiError) as export:
         ExportFolder(folder).read()
     assert shlex.split(export.value.hint.split("`")[1]) == ["aoi", "detect", "export", str(folder), "--format", "openvino"]
+    (folder / "plan.json").touch()
     with pytest.raises(AoiError) as ablation:
         read_finished(folder)
     assert shlex.split(ablation.value.hint.partition(": ")[2])[-2:] == ["--out", str(folder)]
