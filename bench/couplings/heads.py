@@ -57,8 +57,8 @@ def _chosen(group: Group, generator: str, taught: Taught, options: HeadOptions, 
         return fixed(fit_fusion(good.maps, taught.good, weight=weights[0], quantile=quantiles[0]), quantiles[0])
     if REAL in settings.judges:
         quiet = fixed(fit_fusion(good.maps, taught.good, weight=QUIET[0], quantile=QUIET[1]), QUIET[1])
-        if generator not in OF_REAL:
-            return quiet
+        if generator not in OF_REAL or len(np.unique(group.held_out.fold[group.synth[generator].sources])) < 2:
+            return quiet  # what knows no real defect, or so few that without their fold there is nothing to teach
         logits, judge = _judged_by_real(group, generator, taught, options, progress)
         chosen = choose_fusion(good.maps, logits, [judge], seed=group.seed, weights=weights, quantiles=quantiles)
         if not chosen.fusion.weight:
@@ -82,7 +82,9 @@ def _judged_by_real(group: Group, generator: str, taught: Taught, options: HeadO
     found = np.empty((len(real.sources), *taught.good.shape[1:]), np.float32)
     for number in range(int(fold.max()) + 1):
         kept, shown = np.flatnonzero(fold == number), np.flatnonzero(fold[real.sources] == number)
-        clean[kept], found[shown] = _answers(group, generator, number, taught, options, progress)
+        clean[kept], told = _answers(group, generator, number, taught, options, progress)
+        if len(shown):  # of a handful smaller than the folds, some hold none
+            found[shown] = told
     masks = np.concatenate([real.masks, np.zeros((len(fold), *real.masks.shape[1:]), bool)])
     maps = np.concatenate([held.synth[REAL].maps, held.good.maps])
     return clean, Judge(REAL, maps, np.concatenate([found, clean]), masks, np.concatenate([real.sources, np.arange(len(fold))]))

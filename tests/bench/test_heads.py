@@ -15,6 +15,7 @@ from aoi.bench.heldout import HeldOut
 from aoi.bench.plan import Plan
 from aoi.bench.plan_options import QUIET, HeadPlan
 from aoi.bench.portion import makers_of
+from aoi.detect.detector import Scores
 
 BOLD = {"head": {"weight": "auto", "quantile": "auto", "judges": ["real"], "training": {"epochs": 24, "hidden": 16}}}
 
@@ -65,6 +66,31 @@ def test_real_defects_make_a_head_bold_that_finds_them(handful):
 def test_a_handful_that_cannot_tell_leaves_the_usual_boldness(handful):
     found = heads.head(handful(0.0), "real")
     assert (found.details["weight"], found.details["quantile"]) == QUIET
+
+
+def test_a_handful_may_be_smaller_than_the_folds(handful):
+    group = handful(3.0)
+    fold = group.held_out.fold
+    first = np.flatnonzero(fold[group.synth["real"].sources] == 0)[0]
+    for others in (0, 1):
+        second = np.flatnonzero(fold[group.synth["real"].sources] == 1)[others]
+        few = chosen_from(group, np.array([first, second]))
+        assert set(heads.head(few, "real").details["judged_by"]) <= {"real"}
+
+
+def test_defects_of_one_fold_teach_a_head_that_nobody_can_judge(handful):
+    group = handful(3.0)
+    few = chosen_from(group, np.flatnonzero(group.held_out.fold[group.synth["real"].sources] == 1))
+    found = heads.head(few, "real")
+    assert (found.details["weight"], found.details["quantile"]) == QUIET
+
+
+def chosen_from(group: Group, which: np.ndarray) -> Group:
+    """The same group with these of its real defects alone."""
+    real, scores, held = group.synth["real"], group.held_out.synth["real"], group.held_out
+    few = replace(real, features=real.features.take(which), masks=real.masks[which], sources=real.sources[which])
+    left = Scores(scores.maps[which], scores.image_scores[which])
+    return replace(group, synth=group.synth | {"real": few}, held_out=replace(held, synth=held.synth | {"real": left}))
 
 
 def test_a_head_that_knows_no_real_defect_is_not_told_by_them(handful):
