@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aoi.data.files import read_json, write_json, write_jsonl
+from aoi.data.files import read_json, read_jsonl, write_json, write_jsonl
 from aoi.data.provenance import provenance
 from aoi.errors import ConfigError
 from aoi.synth.training.options import TrainOptions
@@ -39,9 +40,23 @@ def claim(out: Path, dataset: Path, options: TrainOptions) -> None:
 
 
 def write_split(out: Path, split: Split) -> None:
-    """List the real images that are learnt from or chosen on, and those held back, with the hashes of their pixels."""
-    write_jsonl(out / TRAINING_IMAGES, split.rows())
+    """List the real images that are learnt from or chosen on, and those held back, with the hashes of their pixels.
+
+    Raises:
+        ConfigError: the training in `out` was begun with others: what it has seen would be listed as held back.
+    """
+    path, rows = out / TRAINING_IMAGES, split.rows()
+    if path.is_file() and _seen(read_jsonl(path)) != _seen(rows):
+        raise ConfigError(
+            f"{out} holds a training that learnt from other images: the data set, its parts or how they are told have changed since",
+            hint="choose another --out",
+        )
+    write_jsonl(path, rows)
     write_jsonl(out / HELD_BACK, split.held_back_rows())
+
+
+def _seen(rows: Iterable[dict[str, Any]]) -> set[tuple[object, object]]:
+    return {(row.get("source_pixels"), row.get("part")) for row in rows}
 
 
 def counts(split: Split) -> dict[str, int]:

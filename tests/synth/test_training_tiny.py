@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from aoi.data.content import pixel_hash
 from aoi.data.images import read_image, write_image, write_mask
 from aoi.errors import ConfigError, DataError, ModelError
 from aoi.synth.training.budget import Budget, cosine_rate
+from aoi.synth.training.claim import write_split
 from aoi.synth.training.crops import Picture, crop, draw_crops, loosened, read_defects, snapped
 from aoi.synth.training.denoiser import inpainting_loss, noised
 from aoi.synth.training.networks import build_scheduler, read_tokenizer, token_ids
@@ -73,6 +75,27 @@ def test_what_was_learnt_from_is_written_down_by_its_pixels(tiles):
     for row, defect in zip(split.rows(), (*split.train, *split.validation), strict=True):
         assert row["source_pixels"] == pixel_hash(read_image(defect.path))
         assert row["part"] == ("train" if defect in split.train else "validation")
+
+
+def test_a_training_goes_on_with_the_images_it_was_begun_with(tiles, tmp_path):
+    defects = real_defects(tiles)
+    write_split(tmp_path, split_defects(defects, share=0.6, validation=0.2, seed=0))
+    listed = (tmp_path / "training_images.jsonl").read_bytes()
+    write_split(tmp_path, split_defects(defects, share=0.6, validation=0.2, seed=0))
+    with pytest.raises(ConfigError, match="learnt from other images"):
+        write_split(tmp_path, split_defects(defects, share=0.6, validation=0.2, seed=3))
+    assert (tmp_path / "training_images.jsonl").read_bytes() == listed
+
+
+def test_a_part_of_two_types_goes_where_its_first_type_is_sent(tiles):
+    defects = real_defects(tiles)
+    hole = next(defect for defect in defects if defect.word == "hole")
+    joined = [replace(d, group=hole.group) if d.word == "thin crack" and d.path.stem.endswith("10000") else d for d in defects]
+    for seed in range(6):
+        split = split_defects(joined, share=0.5, validation=0.3, seed=seed)
+        homes = [part for part in (split.train, split.validation, split.held_back) if any(d.group == hole.group for d in part)]
+        assert len(homes) == 1
+        assert len(split.train) + len(split.validation) + len(split.held_back) == len(defects)
 
 
 def test_a_data_set_without_defects_cannot_teach(tiles, tmp_path):
