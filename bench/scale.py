@@ -19,6 +19,7 @@ from aoi.bench.run import learned_features, prepare, real_sets
 from aoi.bench.state import Run
 from aoi.data.progress import silent
 from aoi.data.sample import Dataset
+from aoi.engine.heap import keep_freed_memory
 from aoi.engine.local import LocalEngine
 from aoi.engine.work import Engine, Needs, Task, Work
 from aoi.errors import ConfigError, ModelError
@@ -81,7 +82,8 @@ def scale_out(run: Run, missing: Mapping[str, Mapping[Arm, str]], engine: Engine
     if not waiting:
         return
     parted = parted_portions(run.plan, missing, engine.workers) if isinstance(engine, LocalEngine) else 0
-    cache = replace(run.cache.elsewhere(), lasting=run.cache.lasting or parted > 0)  # one task finds what another has made
+    # One task finds what another has made; machines of a cluster were not started together, and cannot go without hashes.
+    cache = replace(run.cache.elsewhere(), lasting=run.cache.lasting or parted > 0, hashed=run.cache.hashed or engine.is_remote)
     work = Work(partial(begin, run.plan, run.out, cache, run.backbone.fingerprint), perform)
     tasks = list(tasks_of(run.plan, missing, parted=parted))
     for _, seconds in engine.run(work, tasks, needs=needs(run.plan, run.out), tick=partial(_collect, run, waiting)):
@@ -163,6 +165,7 @@ def begin(plan: Plan, out: Path, cache: Cache, fingerprint: str) -> Desk:
     Raises:
         ModelError: this machine finds other weights than the command did.
     """
+    keep_freed_memory()
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
     run = prepare(plan, out, datasets, cache, silent, plan.device)

@@ -27,7 +27,8 @@ def open_cache(folder: Path | None, out: Path, *, limit_gb: float = DEFAULT_GB) 
     folder = folder or _environment()
     if folder is not None and folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, not a folder of features", hint="choose another --cache")
-    return Cache(out / OWN if folder is None else folder, int(limit_gb * 1e9), lasting=folder is not None)
+    lasting = folder is not None
+    return Cache(out / OWN if folder is None else folder, int(limit_gb * 1e9), lasting=lasting, hashed=lasting)
 
 
 def named_cache(folder: Path | None, *, limit_gb: float = DEFAULT_GB) -> Cache:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from aoi.bench.cache.contents import described, is_as_described
 from aoi.bench.cache.listing import CacheReport
-from aoi.data.content import file_hash
 from aoi.data.files import read_json, unwritable, write_json
 from aoi.data.locks import Hold, hold
 from aoi.errors import AoiError
@@ -59,6 +59,8 @@ class Cache:
     """Bytes; exceeded only by what is being read."""
     lasting: bool = True
     """Entries outlive the blocks that read them; else they are removed after each."""
+    hashed: bool = True
+    """Entries are known by their content, not only by the sizes of their files; see `aoi.bench.cache.contents`."""
     made: dict[str, int] = field(default_factory=dict)
     """By kind: how many entries this process made."""
     found: dict[str, int] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class Cache:
 
     def elsewhere(self) -> Cache:
         """The same cache for another process."""
-        return Cache(self.root, self.limit, self.lasting)
+        return Cache(self.root, self.limit, self.lasting, self.hashed)
 
     def close(self) -> None:
         """The run is finished: a cache of its own goes away, whoever's lock a part of it still has."""
@@ -129,10 +131,7 @@ class Cache:
         if mark in self._trusted:
             return True
         manifest = read_json(folder / _MANIFEST)
-        files = manifest["files"] if manifest["schema"] == SCHEMA else None
-        if files is None or any((folder / name).stat().st_size != size for name, (size, _) in files.items()):
-            return False
-        if any(file_hash(folder / name) != content for name, (_, content) in files.items()):
+        if manifest["schema"] != SCHEMA or not is_as_described(folder, manifest):
             return False
         self._trusted.add(mark)
         return True
@@ -162,8 +161,7 @@ class Cache:
         assert held is not None, "the folder is this process's own"
         try:
             value = make(part)
-            files = {path.name: [path.stat().st_size, file_hash(path)] for path in sorted(part.iterdir()) if path.name != _LOCK}
-            write_json(part / _MANIFEST, {"schema": SCHEMA, "files": files})
+            write_json(part / _MANIFEST, {"schema": SCHEMA, **described(part, _LOCK, hashed=self.hashed)})
             place = self._published(part, folder)
             held.path = place / _LOCK
             self._trusted.add((folder.name, held.inode))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aoi.bench.arms import USUAL, Arm, Cell, Condition, cell_of, row_as_dict
 from aoi.bench.couplings.segment_plan import LEAKING
-from aoi.bench.judging.evidence import Archive
+from aoi.bench.judging.evidence import Archive, Inspected
 from aoi.bench.judging.p_values import holm
 from aoi.bench.judging.statistics import FURTHER, TYPE_METRICS, Court, Finding, Side
 from aoi.data.progress import Progress, silent
+from aoi.engine.local import usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +83,58 @@ def judge(
     found: dict[tuple[Cell, str], Finding] = {}
     types: list[TypeRow] = []
     done, total = 0, len({cell_of(arm, count) for arm in records if not arm.is_baseline})
-    for dataset in dict.fromkeys(arm.dataset for arm in records):
-        test = archive.test_set(dataset)
-        court = Court(test.labels, test.parts, further=FURTHER)
-        for detector in dict.fromkeys(arm.detector for arm in records if arm.dataset == dataset):
-            arms = [arm for arm in records if (arm.dataset, arm.detector) == (dataset, detector)]
-            baselines = {(arm.seed, arm.condition): arm for arm in arms if arm.is_baseline}
-            alone = {place: court.side(archive.evidence(records[arm], test)) for place, arm in baselines.items()}
-            for cell, members in _cells(arms, count).items():
-                before = [alone[arm.seed, arm.condition] for arm in members]
-                after = [court.side(archive.evidence(records[arm], test), beside=side) for arm, side in zip(members, before, strict=True)]
-                exact = {name: [_change(records, baselines, arm, name) for arm in members] for name in metrics}
-                found |= {(cell, name): finding for name, finding in court.compare(before, after, exact).items()}
-                types += _type_rows(court, cell, before, after)
-                done += 1
-                progress("statistics", done, total)
+    with ThreadPoolExecutor(usable_cores()) as pool:  # it is arithmetic on arrays, for which threads need not wait for each other
+        for dataset in dict.fromkeys(arm.dataset for arm in records):
+            test = archive.test_set(dataset)
+            court = Court(test.labels, test.parts, further=FURTHER)
+            for detector in dict.fromkeys(arm.detector for arm in records if arm.dataset == dataset):
+                own = {arm: record for arm, record in records.items() if (arm.dataset, arm.detector) == (dataset, detector)}
+                trial = _Trial(court, archive, test, own, tuple(metrics))
+                alone = dict(zip(trial.baselines, pool.map(trial.alone, trial.baselines.values()), strict=True))
+                cells = _cells(list(own), count)
+                for findings, rows in pool.map(partial(trial.judged, alone), cells, cells.values()):
+                    found |= findings
+                    types += rows
+                    done += 1
+                    progress("statistics", done, total)
     return Judgements(_corrected(found), tuple(types))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """The arms of one detector on one data set."""
+
+    court: Court
+    archive: Archive
+    test: Inspected
+    records: Mapping[Arm, Mapping[str, Any]]
+    metrics: tuple[str, ...]
+
+    @property
+    def baselines(self) -> dict[tuple[int, Condition], Arm]:
+        """The detector alone, by seed and condition."""
+        return {(arm.seed, arm.condition): arm for arm in self.records if arm.is_baseline}
+
+    def alone(self, arm: Arm) -> Side:
+        """A baseline, resampled."""
+        return self.court.side(self.archive.evidence(self.records[arm], self.test))
+
+    def judged(
+        self, alone: Mapping[tuple[int, Condition], Side], cell: Cell, members: Sequence[Arm]
+    ) -> tuple[dict[tuple[Cell, str], Finding], list[TypeRow]]:
+        """One cell: by metric what was found, and of each defect type.
+
+        Args:
+            alone: the baselines.
+            members: its arms, one for each seed.
+        """
+        court, baselines = self.court, self.baselines
+        before = [alone[arm.seed, arm.condition] for arm in members]
+        evidence = (self.archive.evidence(self.records[arm], self.test) for arm in members)
+        after = [court.side(each, beside=side) for each, side in zip(evidence, before, strict=True)]
+        exact = {name: [_change(self.records, baselines, arm, name) for arm in members] for name in self.metrics}
+        found = {(cell, name): finding for name, finding in court.compare(before, after, exact).items()}
+        return found, _type_rows(court, cell, before, after)
 
 
 def _cells(arms: Sequence[Arm], count: int) -> dict[Cell, list[Arm]]:

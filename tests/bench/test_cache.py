@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aoi.bench.cache import contents
 from aoi.bench.cache import store as module
 from aoi.bench.cache.place import named_cache, open_cache
 from aoi.bench.cache.store import Cache
@@ -74,6 +75,23 @@ def test_a_damaged_entry_is_made_anew(damage, tmp_path):
     assert keep(cache, "a", b"new") == b"new"
     assert keep(Cache(tmp_path), "a", b"newer") == b"new"
     assert keys(cache) == ["a"]
+
+
+@pytest.mark.skipif(contents.boot() is None, reason="the system does not say when it was started")
+def test_what_is_known_by_its_size_alone_is_not_believed_after_the_machine_went_down(tmp_path, monkeypatch):
+    assert keep(Cache(tmp_path, hashed=False), "a", b"one") == b"one"
+    assert keep(Cache(tmp_path, hashed=False), "a", b"two") == keep(Cache(tmp_path), "a", b"two") == b"one"
+    (tmp_path / "scores" / "a" / "value.bin").write_bytes(b"on")
+    assert keep(Cache(tmp_path, hashed=False), "a", b"three") == b"three"
+    monkeypatch.setattr(contents, "boot", lambda: "another")
+    assert keep(Cache(tmp_path, hashed=False), "a", b"four") == b"four"
+
+
+def test_where_nobody_says_when_the_machine_was_started_everything_is_hashed(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "boot", lambda: None)
+    assert keep(Cache(tmp_path, hashed=False), "a", b"one") == b"one"
+    (tmp_path / "scores" / "a" / "value.bin").write_bytes(b"TWO")
+    assert keep(Cache(tmp_path, hashed=False), "a", b"new") == b"new"
 
 
 def test_a_failed_making_leaves_nothing(tmp_path):
@@ -263,8 +281,9 @@ def test_where_a_run_keeps_its_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("AOI_CACHE", raising=False)
     assert open_cache(None, tmp_path).root == tmp_path / ".bench-cache"
     assert not open_cache(None, tmp_path).lasting
+    assert not open_cache(None, tmp_path).elsewhere().hashed
     named = open_cache(tmp_path / "mine", tmp_path / "out", limit_gb=0.5)
-    assert (named.root, named.limit, named.lasting) == (tmp_path / "mine", 500_000_000, True)
+    assert (named.root, named.limit, named.lasting, named.hashed) == (tmp_path / "mine", 500_000_000, True, True)
     with pytest.raises(DataError):
         named_cache(None)
     monkeypatch.setenv("AOI_CACHE", "off")
