@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 
+from aoi.detect.candidates import Candidates
 from aoi.detect.precision import exact_products, has_coarse_products, highest_distance, highest_of_nearest, sum_error, thirds
 
 TILE, BLOCK = (512, 4096), (128, 256)
 """Rows and points of one product at most, and what both are rounded up to: few shapes, since libraries keep memory for every shape."""
 ROWS = 2048
 """Rows of one product where there are many: with as many results, fewer points are read more often, which is a third faster."""
-GROUP = 128
-"""Points of a product that are looked at together; neighbours in memory."""
-_KEPT = 1 << 15
-"""Groups put aside at most."""
 _PAIRS = 512
 """Differences computed at once, at least."""
 _PORTION = 128
@@ -108,23 +104,55 @@ class Points:
             n float64 squared Euclidean distances and n int64 numbers; infinite and 0 for rows that are not finite.
         """
         errors, sums = self._ask(rows)
-        best = torch.full((len(rows),), torch.inf, device=rows.device)
-        found = _Found.none(len(rows), rows.device)
-        kept: list[_Groups] = []
+        found = self._candidates(self, rows, errors, sums)
+        for low, product in self._products_from(first, len(rows)):
+            found.take(low, product)
+        return found.nearest()
+
+    def nearest_of_first(self, rows: torch.Tensor, fewer: Points, same: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """What `fewer.nearest(same)` gives, and `nearest(rows)`, for the products of one search.
+
+        Args:
+            rows: n×D float32, n > 0.
+            fewer: some of these points, the first, shifted by other numbers or none.
+            same: the rows, shifted as `fewer` are.
+        """
+        errors, sums = self._ask(rows)
+        first, found = self._candidates(fewer, same, errors, sums), self._candidates(self, rows, errors, sums)
+        for low, product in self._products_from(0, len(rows)):
+            if low < fewer.count:
+                first.take(low, self._up_to(product, fewer.count - low))
+            found.take(low, product)
+        return first.nearest(), found.nearest()
+
+    def _candidates(self, points: Points, rows: torch.Tensor, errors: torch.Tensor, sums: torch.Tensor) -> Candidates:
+        """None so far; distances are told from the differences of `rows` and `points`."""
+
+        def squared(row: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+            return points._squared(rows, row, point)
+
+        def lowered(best: torch.Tensor, ordered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            best = torch.minimum(best, self._numbers(ordered))
+            return best, self._cut(best, errors, sums)
+
+        return Candidates(len(rows), rows.device, points.count, lowered, squared)
+
+    def _products_from(self, first: int, count: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """With the rows that were asked about: the number of a product's first point, and the product as `_ordered`; each takes the place
+        of the one before."""
         low = first - first % BLOCK[1]
-        while low < self.count and len(rows):
-            high = min(low + self._wide(len(rows)), -(-self.count // BLOCK[1]) * BLOCK[1])
-            groups = self._ordered(self._halves(len(rows), low, high)).view(-1, GROUP)
-            lowest = groups.amin(1).view(len(rows), -1)
-            best = torch.minimum(best, self._numbers(lowest.amin(1)))
-            row, group = (lowest <= self._cut(best, errors, sums)[:, None]).nonzero(as_tuple=True)
-            where = row * lowest.shape[1] + group
-            kept.append(_Groups(row, low + group * GROUP, lowest.view(-1)[where], groups.index_select(0, where)))
+        while low < self.count and count:
+            high = min(low + self._wide(count), -(-self.count // BLOCK[1]) * BLOCK[1])
+            yield low, self._ordered(self._halves(count, low, high))
             low = high
-            if low >= self.count or sum(len(each.row) for each in kept) > _KEPT:
-                self._settle(rows, kept, self._cut(best, errors, sums), found)
-                kept = []
-        return found.distance, found.number.where(found.number < self.count, 0)
+
+    def _up_to(self, product: torch.Tensor, end: int) -> torch.Tensor:
+        """Of an ordered product the columns before `end`, and as many that nothing is near to as make blocks whole."""
+        if end >= product.shape[1]:
+            return product
+        found = product[:, : -(-end // BLOCK[1]) * BLOCK[1]].clone()
+        found[:, end:] = torch.iinfo(torch.int16).max if self.coarse else torch.inf
+        return found
 
     def within(self, rows: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Squared distances that the nearest to every row does not exceed, n float64: cheaper than `nearest`, with the same arguments."""
@@ -135,17 +163,6 @@ class Points:
         products = (self._halves(len(rows), low, min(low + wide, end)) for low in range(first - first % BLOCK[1], self.count, wide))
         best = torch.stack([self._numbers(self._ordered(product).amin(1)) for product in products]).amin(0)
         return highest_distance(best, errors, sums).double().square().nan_to_num_(nan=torch.inf)
-
-    def _settle(self, rows: torch.Tensor, kept: list[_Groups], cut: torch.Tensor, found: _Found) -> None:
-        """Compare what the groups that were put aside hold up to `cut` by differences."""
-        row, start, lowest, members = (
-            torch.cat(parts) for parts in zip(*((g.row, g.start, g.lowest, g.members) for g in kept), strict=True)
-        )
-        for near in torch.split((lowest <= cut[row]).nonzero()[:, 0], _KEPT // 4):
-            own = row[near]
-            which, member = (members.index_select(0, near) <= cut[own, None]).nonzero(as_tuple=True)
-            own, point = own[which], start[near[which]] + member
-            found.add(own, point, self._squared(rows, own, point))
 
     def _measured(self, rows: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Norms of what products are taken of, and how far that is from the rows, each n float32."""
@@ -216,44 +233,6 @@ def _alone(rows: torch.Tensor) -> bool:
     return rows.device.type == "cpu" and torch.get_num_threads() == 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Groups:
-    """n groups of points that may hold the nearest to a row."""
-
-    row: torch.Tensor
-    """n int64."""
-    start: torch.Tensor
-    """The number of the first point, n int64."""
-    lowest: torch.Tensor
-    """n, as `Points._ordered`."""
-    members: torch.Tensor
-    """n×GROUP, likewise."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """The nearest to each row so far."""
-
-    distance: torch.Tensor
-    """Squared, n float64."""
-    number: torch.Tensor
-    """n int64."""
-
-    @classmethod
-    def none(cls, count: int, device: torch.device) -> _Found:
-        """Nothing yet."""
-        distance = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
-        return cls(distance, torch.full((count,), torch.iinfo(torch.int64).max, device=device))
-
-    def add(self, row: torch.Tensor, point: torch.Tensor, distance: torch.Tensor) -> None:
-        """Candidates: rows, numbers, squared distances; the least number wins among equals."""
-        before = self.distance.clone()
-        self.distance.scatter_reduce_(0, row, distance, "amin")
-        self.number.masked_fill_(self.distance < before, torch.iinfo(torch.int64).max)
-        hit = distance == self.distance[row]
-        self.number.scatter_reduce_(0, row[hit], point[hit], "amin")
-
-
 class MemoryBank:
     """M×D float32 features, ready to be searched."""
 
@@ -282,6 +261,19 @@ class MemoryBank:
         """
         found = [self._points.nearest(tile - self.offset) for tile in torch.split(queries, ROWS)]
         return torch.cat([squared.sqrt().float() for squared, _ in found]), torch.cat([index for _, index in found])
+
+    def distances_of_first(self, fewer: MemoryBank, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The distances that `fewer.nearest` gives and those of `nearest`, for one search.
+
+        Args:
+            fewer: a bank of the first of these features.
+            queries: n×D float32, n > 0.
+        """
+        found = [
+            self._points.nearest_of_first(tile - self.offset, fewer._points, tile - fewer.offset) for tile in torch.split(queries, ROWS)
+        ]
+        first, every = (torch.cat([both[which][0].sqrt().float() for both in found]) for which in (0, 1))
+        return first, every
 
     def k_nearest(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances and indices of the k nearest, nearest first.

@@ -151,6 +151,36 @@ class PatchCore:
             progress("score", done, len(features))
         return Scores(maps, image_scores)
 
+    def extends(self, fewer: PatchCore) -> bool:
+        """Whether the bank is that of another one and more, and all else is equal, so that `score_with` can tell what both say."""
+        if not (type(self) is type(fewer) is PatchCore and self.bank is not None and fewer.bank is not None):
+            return False
+        options, theirs = (each.options.model_dump(exclude={"coreset_ratio"}) for each in (self, fewer))
+        alike = options == theirs and self.options.search == "exact" and self.options.image_score == "map" and self.layers == fewer.layers
+        return alike and np.array_equal(self._features[: len(fewer.bank)], fewer._features)
+
+    def score_with(self, fewer: PatchCore, features: FeatureSet) -> tuple[Scores, Scores]:
+        """What `fewer.score` says of images, and what `score` says, for one search.
+
+        Args:
+            fewer: one that this one `extends`.
+            features: of the images.
+        """
+        assert self.bank is not None
+        assert fewer.bank is not None
+        found = tuple(Scores(np.empty((len(features), *features.image_size), np.float32), np.empty(len(features))) for _ in range(2))
+        done = 0
+        for batch in features.batches(16):
+            embedding = self.embedding(batch)
+            count, _, height, width = embedding.shape
+            for distance, scores in zip(self.bank.distances_of_first(fewer.bank, _rows(embedding)), found, strict=True):
+                grid = distance.view(count, height, width)
+                smooth = anomaly_maps(grid, features.image_size, sigma=self.options.blur_sigma, upsampling=self.options.upsampling)
+                scores.maps[done : done + count] = smooth.cpu().numpy()
+                scores.image_scores[done : done + count] = smooth.amax((1, 2)).cpu().numpy()
+            done += count
+        return found[0], found[1]
+
     def score_patches(self, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distance of every patch to the bank, n×h×w float32, and the image scores, n float32."""
         count, _, height, width = embedding.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,6 +20,7 @@ from aoi.bench.ledger import identity_of
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
 from aoi.detect.features import FeatureSet
+from aoi.detect.patchcore import PatchCore
 from aoi.errors import ModelError
 
 SCHEMA = 2
@@ -127,18 +129,43 @@ class Sharing:
         smaller: Detector | None = None,
     ) -> Scores:
         """What `made`, fitted on `train`, says of `features`; `smaller` as of `fitted`."""
-        options = made.options.model_dump(mode="json")
-        sets = [features_identity(train), features_identity(features)]
-        key = identity_of([SCHEMA, code_identity(), made.name, options, list(layers), made.seed, self.device, sets, *_fitting(smaller)])[
-            :32
-        ]
 
         def compute() -> Said:
             fitted = self.fitted(made, layers, train, progress, smaller)
             with self.clock.timed("scores"):
                 return Said({_ASKED: fitted.score(features, progress=progress)})
 
+        key = self._scores_key(made, layers, train, features, smaller)
         return self.cache.fetch("scores", key, written(compute), read_said).scores[_ASKED]
+
+    def ready_both(
+        self, made: Detector, smaller: Detector, layers: tuple[str, ...], train: FeatureSet, features: FeatureSet, progress: Progress
+    ) -> None:
+        """Keep what `scores` will be asked of `made` and of `smaller` by itself, where one search gives both and nobody has either.
+
+        Args:
+            smaller: as of `fitted`.
+        """
+        keys = [self._scores_key(each, layers, train, features, own) for each, own in ((smaller, None), (made, smaller))]
+        if any(self.cache.has("scores", key) for key in keys):
+            return
+        fewer = self.fitted(copy.copy(smaller), layers, train, progress)
+        fitted = self.fitted(made, layers, train, progress, smaller)
+        if not (isinstance(fitted, PatchCore) and isinstance(fewer, PatchCore) and fitted.extends(fewer)):
+            return
+        with self.clock.timed("scores"):
+            both = fitted.score_with(fewer, features)
+        for key, scores in zip(keys, both, strict=True):
+            self.cache.fetch("scores", key, written(partial(Said, {_ASKED: scores})), read_said)
+
+    def _scores_key(
+        self, made: Detector, layers: tuple[str, ...], train: FeatureSet, features: FeatureSet, smaller: Detector | None
+    ) -> str:
+        """What decides scores."""
+        options = made.options.model_dump(mode="json")
+        sets = [features_identity(train), features_identity(features)]
+        parts = [SCHEMA, code_identity(), made.name, options, list(layers), made.seed, self.device, sets, *_fitting(smaller)]
+        return identity_of(parts)[:32]
 
 
 def _fitting(detector: Detector | None) -> list[dict[str, Any]]:
@@ -175,6 +202,13 @@ class SharedDetector:
         if self._train is None:
             raise ModelError(f"this {self.name} has not been fitted", hint="call fit")
         return self._sharing.scores(copy.copy(self._made), self._layers, self._train, features, progress, self._smaller)
+
+    def ready_with_smaller(self, features: FeatureSet, *, progress: Progress = silent) -> None:
+        """Have scores of images at hand, and those of the smaller detector, where one search gives both; raises as `score`."""
+        if self._train is None:
+            raise ModelError(f"this {self.name} has not been fitted", hint="call fit")
+        if self._smaller is not None:
+            self._sharing.ready_both(copy.copy(self._made), self._smaller, self._layers, self._train, features, progress)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything learned."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aoi.bench.cache.sharing import SharedDetector
 from aoi.bench.couplings.grounds import PatchScores, against
 from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, step_of, worst
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
@@ -155,11 +156,13 @@ class Trials:
         self.tried: list[Tried] = []
         self._name, self._make, self._once = name, make, once
         self._raw: dict[int, list[PatchScores]] = {}
+        self._held = [each.features for each in (material.good, material.defects, *material.probes.values())]
         judges = [material.defects, *material.probes.values()]
         self._step = 1 if min(plan.sigmas) < SMOOTH else min(step_of(each.masks) for each in judges)
         self._panel = _panel(material, material.defects, self._step)
         self._watch = {name: _panel(material, each, self._step) for name, each in material.probes.items()}
         self._own: dict[str, Judgement] = {}
+        search_at_once(make, self.candidates, material.train, *self._held)
         grounds = tuple(ground for ground in plan.grounds if ground != "position" or material.good.sides.any())
         for number in range(len(self.candidates)):
             progress("select", number, len(self.candidates))
@@ -174,8 +177,7 @@ class Trials:
         """Judge one candidate with one smoothing."""
         material = self.material
         if number not in self._raw:
-            held = [each.features for each in (material.good, material.defects, *material.probes.values())]
-            self._raw[number] = patch_scores(self._make, self.candidates[number], material.train, *held)
+            self._raw[number] = patch_scores(self._make, self.candidates[number], material.train, *self._held)
         good, defects = (raw.smoothed(sigma, self._step) for raw in self._raw[number][:2])
         for ground in grounds:
             clean = against(ground, good, material.good.sides, good, material.good.sides)
@@ -231,17 +233,26 @@ def patch_scores(make: Maker, candidate: Candidate, train: FeatureSet, *others: 
     """What a candidate fitted on `train` says of `others`, on its own grid."""
     detector, read = make(candidate)
     detector.fit(read(train))
-    # Maps that are asked for at the size of the grid are the scores themselves: there is nothing to bring to another size.
     upsampling = getattr(detector.options, "upsampling", None)
-    found = []
-    for each in others:
-        asked = read(each)
-        if upsampling is None:
-            found.append(PatchScores(detector.score(asked).maps, each.image_size))
-            continue
-        height, width = next(iter(asked.layers.values())).shape[-2:]
-        found.append(PatchScores(detector.score(replace(asked, image_size=(height, width))).maps, each.image_size, upsampling))
-    return found
+    if upsampling is None:
+        return [PatchScores(detector.score(read(each)).maps, each.image_size) for each in others]
+    return [PatchScores(detector.score(_on_grid(read(each))).maps, each.image_size, upsampling) for each in others]
+
+
+def _on_grid(asked: FeatureSet) -> FeatureSet:
+    """Maps that are asked for at the size of the grid are the scores themselves: there is nothing to bring to another size."""
+    height, width = next(iter(asked.layers.values())).shape[-2:]
+    return replace(asked, image_size=(height, width))
+
+
+def search_at_once(make: Maker, candidates: Sequence[Candidate], train: FeatureSet, *others: FeatureSet) -> None:
+    """Have at hand what `patch_scores` will be asked of the detector's own settings and of a larger bank, which one search gives."""
+    for candidate in candidates if Candidate() in candidates else ():
+        detector, read = make(candidate)
+        if isinstance(detector, SharedDetector):
+            detector.fit(read(train))
+            for each in others:
+                detector.ready_with_smaller(_on_grid(read(each)))
 
 
 def agreement(validation: list[float], test: list[float], picked: int) -> dict[str, float]:

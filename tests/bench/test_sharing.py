@@ -129,6 +129,47 @@ def test_a_larger_bank_goes_on_from_a_smaller_one(features, fits, tmp_path):
     assert len(fits) == 1 + 2, "the smaller one serves who asks for it"
 
 
+def test_one_search_gives_what_a_larger_and_a_smaller_bank_say(features, tmp_path, monkeypatch):
+    train, test = features.take(range(9)), features.take(range(9, 14))
+    pair = [(made("patchcore"), None), (made("patchcore", coreset_ratio=0.2), made("patchcore"))]
+
+    def shared(cache: Cache) -> list:
+        sharing = Sharing(cache, device="cpu")
+        found = [sharing.detector(own, LAYERS, fewer) for own, fewer in pair]
+        for each in found:
+            each.fit(train)
+        return found
+
+    expected = [each.score(test) for each in shared(Cache(tmp_path / "apart"))]
+    cache = Cache(tmp_path / "together")
+    small, large = shared(cache)
+    small.ready_with_smaller(test)
+    assert cache.made == {}
+    for _ in range(2):
+        large.ready_with_smaller(test)
+    assert cache.made == {"scores": 2}
+    monkeypatch.setattr(PatchCore, "score", None)  # nobody searches again
+    for each, wanted in zip((small, large), expected, strict=True):
+        np.testing.assert_array_equal(each.score(test).maps, wanted.maps)
+        np.testing.assert_array_equal(each.score(test).image_scores, wanted.image_scores)
+
+
+@pytest.mark.parametrize(
+    ("larger", "smaller"),
+    [
+        (made("padim", dims=9), made("padim")),
+        (made("patchcore", coreset_ratio=0.2), made("patchcore", seed=1)),
+        (made("patchcore", coreset_ratio=0.2), made("patchcore", blur_sigma=0)),
+        (made("patchcore", coreset_ratio=0.2, image_score="patch"), made("patchcore", image_score="patch")),
+    ],
+    ids=["other detectors", "another bank", "another way of scoring", "scores that need neighbours"],
+)
+def test_what_one_search_cannot_give_is_left_to_two(larger, smaller, features, tmp_path):
+    for each in (larger, smaller):
+        each.fit(features)
+    assert not (isinstance(larger, PatchCore) and larger.extends(smaller))
+
+
 def test_which_candidates_go_on_from_the_detectors_own_bank():
     own = {"coreset_ratio": 0.01, "neighbours": 5}
     assert smaller(own, Candidate(options={"coreset_ratio": 0.05})) == own

@@ -80,7 +80,7 @@ def test_many_pools_and_many_tiles_of_centres(rng: np.random.Generator, monkeypa
         ("coreset.TILE", (64, 256)),
         ("neighbours.TILE", (64, 256)),
         ("neighbours.BLOCK", (32, 64)),
-        ("neighbours.GROUP", 16),
+        ("candidates.GROUP", 16),
     ):
         monkeypatch.setattr(f"aoi.detect.{name}", value)
     points = clustered(rng, 3000, 32) + 50

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.detect import neighbours
+from aoi.detect import candidates, neighbours
 from aoi.detect.neighbours import MemoryBank, Points
 
 
@@ -15,7 +15,7 @@ from aoi.detect.neighbours import MemoryBank, Points
 def test_nearest_equals_brute_force(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, shift: float, coarse: bool) -> None:
     monkeypatch.setattr(neighbours, "TILE", (64, 128))
     monkeypatch.setattr(neighbours, "BLOCK", (32, 64))
-    monkeypatch.setattr(neighbours, "GROUP", 32)
+    monkeypatch.setattr(candidates, "GROUP", 32)
     monkeypatch.setattr(neighbours, "ROWS", 64)
     bank = (rng.normal(size=(333, 16)) + shift).astype(np.float32)
     queries = (rng.normal(size=(201, 16)) + shift).astype(np.float32)
@@ -50,18 +50,24 @@ def hard(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return queries.astype(np.float32), bank.astype(np.float32)
 
 
+def small(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Several products, blocks and groups even for few points."""
+    for module, name, value in ((neighbours, "TILE", (64, 256)), (neighbours, "BLOCK", (32, 64)), (candidates, "GROUP", 16)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(candidates, "_KEPT", kept)
+
+
 HARD = ["duplicates", "all the same", "zeros", "one far away", "huge", "tiny", "some of both", "on a grid", "a line away"]
 
 
 @pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("kept", [neighbours._KEPT, 8], ids=["", "settled early"])
+@pytest.mark.parametrize("kept", [candidates._KEPT, 8], ids=["", "settled early"])
 @pytest.mark.parametrize("kind", HARD)
 def test_hard_cases_have_the_very_distance_and_the_least_number(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str, kept: int, coarse: bool
 ) -> None:
     """Points and rows as they are searched, so that the distances of their differences are those of the oracle to the last digits."""
-    for name, value in (("TILE", (64, 256)), ("BLOCK", (32, 64)), ("GROUP", 16), ("_KEPT", kept)):
-        monkeypatch.setattr(neighbours, name, value)
+    small(monkeypatch, kept)
     queries, bank = (torch.from_numpy(x) for x in hard(rng, kind))
     points = Points(len(bank), bank.shape[1], torch.device("cpu"), coarse=coarse, rows=300)
     points.add(bank)
@@ -69,6 +75,21 @@ def test_hard_cases_have_the_very_distance_and_the_least_number(
     squared, number = points.nearest(queries)
     assert torch.equal(squared, exact.amin(1))
     assert torch.equal(number, exact.argmin(1))
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kept", [candidates._KEPT, 8], ids=["", "settled early"])
+@pytest.mark.parametrize("first", [1, 64, 333, 1500])
+@pytest.mark.parametrize("kind", ["some", *HARD])
+def test_the_nearest_of_the_first_points_come_with_the_nearest_of_all(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str, first: int, kept: int, coarse: bool
+) -> None:
+    small(monkeypatch, kept)
+    queries, bank = (torch.from_numpy(x) for x in hard(rng, kind))
+    fewer, every = MemoryBank(bank[:first], coarse=coarse), MemoryBank(bank, coarse=coarse)
+    of_first, of_all = every.distances_of_first(fewer, queries)
+    assert torch.equal(of_first, fewer.nearest(queries)[0])
+    assert torch.equal(of_all, every.nearest(queries)[0])
 
 
 @pytest.mark.parametrize("first", [0, 300])
