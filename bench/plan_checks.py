@@ -81,12 +81,13 @@ def check_company(detectors: Sequence[str], couplings: Sequence[str]) -> None:
     Raises:
         ValueError: saying which detectors it takes.
     """
-    for coupling in (ENSEMBLE, ENSEMBLE_HEAD):
-        if coupling in couplings and not set(OWN) <= set(detectors):
-            raise ValueError(
-                f"the coupling {coupling} joins the maps of {' and '.join(OWN)}, and this plan has {', '.join(detectors)}; "
-                f"name both among the detectors, or leave {coupling} out"
-            )
+    joining = [coupling for coupling in (ENSEMBLE, ENSEMBLE_HEAD) if coupling in couplings]
+    if joining and not set(OWN) <= set(detectors):
+        others = ",".join(coupling for coupling in couplings if coupling not in joining)
+        raise ValueError(
+            f"the coupling {joining[0]} joins the maps of {' and '.join(OWN)}, and this plan has {', '.join(detectors)}; "
+            f"name both among the detectors, or leave {' and '.join(joining)} out" + (f": --couplings {others}" if others else "")
+        )
 
 
 def check_candidates(candidates: Mapping[str, Sequence[Any]], detectors: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from aoi.bench.material.grafts import digest_of, graft_images
 from aoi.bench.material.images import RealImages, SynthImages, synth_images
 from aoi.bench.material.taken import take, write_taken
 from aoi.bench.plan import DIFFUSION, Plan
-from aoi.bench.plan_options import GRAFT, ORACLE_MASK, REAL
+from aoi.bench.plan_options import GRAFT, KNOW_REAL, ORACLE_MASK, REAL
 from aoi.data.defect_pairs import Pair
 from aoi.data.images import read_mask, write_image
 from aoi.data.leaks import SHOWN, check_disjoint, check_learnt, check_traced, contents, learnt
@@ -55,9 +55,10 @@ def stock_of(plan: Plan, name: str, dataset: Dataset, elsewhere: Mapping[tuple[s
     if plan.takes_out:
         taken = len(take(dataset.test, plan.real))
         if taken < 2:
+            without = ",".join(generator for generator in plan.generators if generator not in KNOW_REAL)
             raise DataError(
                 f"{dataset.root} can spare {taken} real defects",
-                hint="one part of each type stays in the test; more parts need masks, or leave real, oracle-mask and graft out",
+                hint=f"one part of each type stays in the test; more parts need masks, or do without real defects: --generators {without}",
             )
         supply[REAL] = taken
     return Stock(len(dataset.train_good), supply)

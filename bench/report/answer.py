@@ -10,6 +10,7 @@ import numpy as np
 
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.report.bounds import at_best, invented
+from aoi.bench.report.company import by_one_detector, owed
 from aoi.bench.report.data import Finished, Row, arm_name, cell_key
 from aoi.bench.report.decisions import RATES, decisions
 from aoi.bench.report.watching import unwatched
@@ -67,14 +68,15 @@ def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
     if helped:
         best, others = helped[0], by_metric(finished, helped[0])
         said = (strict(others.get("pixel_aupimo")), image_score(others.get("image_auroc")), at_thresholds(others))
-        text = _joined(_gain(best, several=several), *said, only, tally, bound)
+        text = _joined(_gain(best, several=several), owed(finished, best, helped, several=several), *said, only, tally, bound)
         slight: Word = "yes" if best["delta"] >= SLIGHT else "yes, slightly"
         return Answer(dataset, detector, slight, text, best)
     if not moved:
         return Answer(dataset, detector, "not shown", _joined("No arm changed where defects are found.", only, tally, bound), None)
     near = max(moved, key=lambda row: row["delta"])
     word: Word = "no" if all(row["verdict"] == "hurts" for row in moved) else "not shown"
-    return Answer(dataset, detector, word, _joined(_nearest(near, several=several), only, tally, bound), near)
+    whose = owed(finished, near, (), several=several) if near["delta"] > 0 else ""
+    return Answer(dataset, detector, word, _joined(_nearest(near, several=several), whose, only, tally, bound), near)
 
 
 def _joined(*said: str) -> str:
@@ -200,22 +202,35 @@ def overall(finished: Finished) -> str | None:
     if len(groups) < 2 or not tally:
         return None
 
-    def worth(rows: list[Row]) -> tuple[int, float]:
-        good, bad = (sum(row["verdict"] == word for row in rows) for word in ("helps", "hurts"))
-        return good - bad, float(np.mean([row["delta"] for row in rows]))
-
-    rows = max(tally.values(), key=worth)
-    good, bad = (sum(row["verdict"] == word for row in rows) for word in ("helps", "hurts"))
-    every = f"{len(rows)} combinations of data set and detector"
-    if not good:
+    every = f"{max(map(len, tally.values()))} combinations of data set and detector"
+    helpful = {arm: rows for arm, rows in tally.items() if _worth(rows)[1]}
+    if not helpful:
         return f"No arm is shown to help in any of {every}."
-    mean = float(np.mean([row["delta"] for row in rows]))
-    equal = sum(worth(other)[0] == good - bad for other in tally.values()) - 1
+    said, rows = _most_often(helpful)
+    if by_one_detector(rows):
+        return f"Over all, {said}"
+    alone = {arm: rows for arm, rows in helpful.items() if by_one_detector(rows)}
+    others = f"of the arms that do not, {_most_often(alone)[0]}" if alone else "no arm that does not is shown to help."
+    return f"Over all, {said} It joins two detectors; {others}"
+
+
+def _most_often(helpful: Mapping[tuple[str, str], list[Row]]) -> tuple[str, list[Row]]:
+    """The arm that helps most often, in words, and its rows; each arm here is shown to help somewhere."""
+    rows = max(helpful.values(), key=lambda rows: _worth(rows)[::3])
+    net, good, bad, mean = _worth(rows)
+    equal = sum(_worth(other)[0] == net for other in helpful.values()) - 1
     most = f"helps as often as {equal} other{'s' * (equal > 1)}, and most" if equal else "helps most often"
-    return (
-        f"Over all, {arm_name(rows[0])} {most}: it raises AUPRO@0.3 in {good} of {every}, "
+    text = (
+        f"{arm_name(rows[0])} {most}: it raises AUPRO@0.3 in {good} of {len(rows)} combinations of data set and detector, "
         f"lowers it in {bad or 'none'}, and changes it by {mean:+.3f} on average."
     )
+    return text, rows
+
+
+def _worth(rows: Sequence[Row]) -> tuple[int, int, int, float]:
+    """How often an arm helps beyond how often it hurts, both, and its mean change."""
+    good, bad = (sum(row["verdict"] == word for row in rows) for word in ("helps", "hurts"))
+    return good - bad, good, bad, float(np.mean([row["delta"] for row in rows]))
 
 
 def warnings(finished: Finished) -> list[str]:

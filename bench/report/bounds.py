@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aoi.bench.plan_options import GRAFT, ORACLE_MASK, REAL
+from aoi.bench.report.company import by_one_detector
 from aoi.bench.report.data import Row, arm_name
 
 KNOWS_REAL = {REAL: "real defects", GRAFT: "copies of them", ORACLE_MASK: "invented ones in real masks"}
@@ -28,6 +29,14 @@ def at_best(rows: Sequence[Row], *, several: bool = False) -> str:
         own = [row for row in rows if row["generator"] == generator and row.get("verdict")]
         if own:
             best = max(own, key=lambda row: row["delta"])
-            name, word = arm_name(best, amount=several), {"helps": ", shown to help", "hurts": ", shown to hurt"}.get(best["verdict"], "")
-            said.append(f"{known} ({name}) {best['delta']:+.3f} [{best['ci_low']:+.3f}, {best['ci_high']:+.3f}]{word}")
+            text = f"{known} ({_change(best, several=several)}"
+            alone = by_one_detector(own)
+            if best not in alone and alone:  # what a second detector gives is owed to no defect
+                text += f"; with one detector {_change(max(alone, key=lambda row: row['delta']), several=several, named=True)}"
+            said.append(text)
     return f"Not counted above, since they know real defects, and AUPRO@0.3 of the best of each: {'; '.join(said)}." if said else ""
+
+
+def _change(row: Row, *, several: bool, named: bool = False) -> str:
+    name, word = arm_name(row, amount=several), {"helps": ", shown to help", "hurts": ", shown to hurt"}.get(row["verdict"], "")
+    return f"{name}{'' if named else ')'} {row['delta']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]{word}"

@@ -34,10 +34,10 @@ class Chosen:
         tell = WORDS.get(self.row["coupling"], anything)
         refused = self.details.get("untaught") or self.details.get("unchanged")
         said = f"left as it was: {refused}" if refused else tell(self.details)
-        if self.row["generator"] == REAL and not self.details.get("judged_by"):
-            said = said.replace("invented", "real")
-        if self.row["generator"] == GRAFT and not self.details.get("judged_by"):
-            said = said.replace("invented", "copied")
+        own = {REAL: "real", GRAFT: "copied"}.get(self.row["generator"], "invented")
+        said = said.replace("held-out invented", f"held-out {own}")  # the arm's own; a head may be judged by those of others
+        if not self.details.get("judged_by"):
+            said = said.replace("invented", own)
         return "; ".join(part for part in (said, self.watch) if part)
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from aoi.bench.report.adoption import adoptions
 from aoi.bench.report.answer import answers, overall, sentences, warnings
 from aoi.bench.report.charts import forest, forest_range, scatter, step_chart
 from aoi.bench.report.choices import Chosen, anything, by_arm, rankings
-from aoi.bench.report.data import Finished, arm_name, generator_name
+from aoi.bench.report.data import CELL, Finished, arm_name, generator_name
 from aoi.bench.report.decisions import parts
 from aoi.bench.report.markup import metric_cell
 from aoi.bench.report.tables import main_types
@@ -82,6 +82,11 @@ def test_an_arm_of_real_defects_is_not_said_to_have_chosen_on_invented_ones():
     details = {"epoch": 2, "judgements": [0.1, 0.3], "protocol": "clean"}
     assert "held-out real defects" in Chosen(row("segment", 0.1, 0.1, "helps", generator="real"), 0, details).text
     assert "held-out invented defects" in Chosen(row("segment", 0.1, 0.1, "helps"), 0, details).text
+    share = {"share": 0.5, "value": 0.02, "error": 0.01}
+    joined = {"company": "padim", "share": 0.5, "shares": [share], "weight": 1.0, "quantile": 0.5, "judged_by": {"real": 0.01}}
+    for generator, word in {"real": "real", "graft": "copied", "perlin": "invented"}.items():
+        arm = row("ensemble-head", 0.1, 0.1, "helps", generator=generator)
+        assert f"+0.020 on held-out {word} defects" in Chosen(arm, 0, joined).text
 
 
 @pytest.mark.parametrize(
@@ -167,6 +172,47 @@ def test_the_arm_that_helps_most_often_is_named():
     tied = overall(ablation_of(*rows[:2], *(row("negative", 0.06, 0.01, "helps", dataset=name) for name in ("tile", "screw"))))
     assert "perlin → negative helps as often as 1 other, and most: it raises" in tied
     assert "2 of 2 combinations" in text
+
+
+def test_an_arm_that_helps_anywhere_is_not_passed_over_for_one_that_never_does():
+    rows = [row("head", 0.05, 0.01, "helps"), row("head", -0.05, 0.01, "hurts", dataset="screw")]
+    rows += [row("weight", 0.01, 0.1, "cannot tell", dataset=name) for name in ("tile", "screw")]
+    assert "perlin → head helps most often: it raises AUPRO@0.3 in 1 of 2" in str(overall(ablation_of(*rows)))
+
+
+def joined(delta: float, equal: float | None, seeds=(0, 1), **more):
+    """A row of an ensemble that helps, and its records."""
+    one = row("ensemble", delta, 0.01, "helps", **more)
+    details = {} if equal is None else {"equal_shares": equal}
+    return one, {(*(one[name] for name in CELL), seed): {"details": details} for seed in seeds}
+
+
+def test_what_a_second_detector_gives_is_not_credited_to_defects():
+    ensemble, records = joined(0.05, 0.74)
+    head = row("head", 0.02, 0.01, "helps")
+    (found,) = answers(ablation_of(ensemble, head, records=records))
+    assert "equal shares of both detectors' maps, which no defect has to choose, give +0.040; what defects add is +0.010." in found.text
+    assert "perlin → head (+0.020) gains most without a second detector." in found.text
+    (found,) = answers(ablation_of(ensemble, records=records))
+    assert "Without a second detector no arm is shown to help." in found.text
+    unknown, records = joined(0.05, None)
+    assert "Part of that is owed to the second detector." in answers(ablation_of(unknown, head, records=records))[0].text
+    assert "second detector" not in answers(ablation_of(head, records=records))[0].text
+
+
+def test_over_all_an_ensemble_stands_beside_the_best_of_one_detector():
+    both = [joined(0.05, 0.74, dataset=name)[0] for name in ("tile", "screw")]
+    heads = [row("head", 0.02, 0.01, "helps", dataset=name) for name in ("tile", "screw")]
+    text = str(overall(ablation_of(*both, *heads)))
+    assert "perlin → ensemble helps as often as 1 other" in text
+    assert "It joins two detectors; of the arms that do not, perlin → head helps most often" in text
+    assert "no arm that does not is shown to help" in str(overall(ablation_of(*both)))
+
+
+def test_real_defects_are_not_credited_with_a_second_detector_either():
+    rows = [row(coupling, delta, 0.01, "helps", generator="real") for coupling, delta in (("ensemble-head", 0.09), ("head", 0.05))]
+    (found,) = answers(ablation_of(row("head", 0.0, 0.1, "cannot tell"), *rows))
+    assert "real defects (real → ensemble-head) +0.090 [+0.080, +0.100], shown to help; with one detector real → head +0.050" in found.text
 
 
 def test_headlines_take_the_largest_amount_under_the_first_condition():
