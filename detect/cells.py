@@ -50,6 +50,7 @@ def training_cells(
     coverage: float,
     cells_per_image: int,
     rng: np.random.Generator,
+    cells_per_defect: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Defective cells P×D and good cells Q×D, float32; cells that a mask touches without filling them, and their neighbours, are neither.
 
@@ -60,15 +61,20 @@ def training_cells(
         layers: feature maps that make up a cell, finest first.
         patch_size: side of the neighbourhood averaged into a cell, cells; odd.
         coverage: share of a cell under the mask from which it counts as defective.
-        cells_per_image: good cells kept of every image; all defective ones are.
+        cells_per_image: good cells kept of every image.
         rng: draws them.
+        cells_per_defect: defective cells kept of every image; None for all.
     """
     defective, clean = [], []
     start = 0
     for batch in synth.batches(16):
         cells = pooled_cells(batch, layers, patch_size)
         share = covered(masks[start : start + len(cells)], (cells.shape[1], cells.shape[2]))
-        defective.append(cells[defective_cells(share, coverage)])
+        chosen = defective_cells(share, coverage)
+        if cells_per_defect is None:
+            defective.append(cells[chosen])
+        else:
+            defective += [some(image[under], cells_per_defect, rng) for image, under in zip(cells, chosen, strict=True)]
         # The ring around a defect sees it through its receptive field: neither good nor defective.
         away = functional.max_pool2d(share[:, None], 3, 1, 1)[:, 0] == 0
         for image, keep in zip(cells, away, strict=True):

@@ -210,6 +210,7 @@ def train_head(
         patch_size=options.patch_size,
         coverage=options.coverage,
         cells_per_image=options.cells_per_image,
+        cells_per_defect=options.cells_per_defect,
         rng=np.random.default_rng([seed, 2]),
     )
     if not len(defective):

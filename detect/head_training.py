@@ -35,7 +35,12 @@ class HeadOptions(StrictModel):
     noise: float = Field(default=0.1, ge=0, description="standard deviation of the jitter on standardised features, which is uniform")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="in steps of 1/256")
     learning_rate: float = Field(default=3e-3, gt=0)
-    cells_per_image: int = Field(default=96, ge=1, description="good cells kept of every image; all defective ones are")
+    cells_per_image: int = Field(default=96, ge=1, description="good cells kept of every image")
+    cells_per_defect: int | None = Field(
+        default=None,
+        ge=1,
+        description="defective cells kept of every image; null for all; with few, a large defect says no more than a small one",
+    )
     defective_cells: int = Field(
         default=8192, ge=1, description="that an epoch learns from, at most, drawn anew for each; and twice as many good ones"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aoi.detect.cells import pooled_cells
+from aoi.detect.cells import pooled_cells, training_cells
 from aoi.detect.detector import Scores
 from aoi.detect.features import FeatureSet
 from aoi.detect.head import Fusion, HeadOptions, fit_fusion, train_head
@@ -140,3 +140,25 @@ def test_image_score_rules(rng):
     peak = fused.max((1, 2))
     np.testing.assert_allclose(fusion.image_scores(scores, fused, "fused-max"), peak)
     np.testing.assert_allclose(fusion.image_scores(scores, fused, "mean"), (peak + (scores.image_scores - 1) / 2) / 2)
+
+
+def test_a_large_defect_says_no_more_than_a_small_one_where_few_cells_of_each_are_kept(rng):
+    masks = np.zeros((2, 64, 64), bool)
+    masks[0, :48, :48], masks[1, :8, :16] = True, True
+    synth, rest = features(rng, masks), {"layers": LAYERS, "patch_size": 1, "coverage": 0.5, "cells_per_image": 4}
+    every, _ = training_cells(synth.take([]), synth, masks, **rest, rng=np.random.default_rng(0))
+    few, _ = training_cells(synth.take([]), synth, masks, **rest, rng=np.random.default_rng(0), cells_per_defect=3)
+    assert (len(every), len(few)) == (36 + 2, 3 + 2)
+    known = {cell.tobytes() for cell in every.numpy()}
+    assert all(cell.tobytes() in known for cell in few.numpy())
+    assert len({cell.tobytes() for cell in few.numpy()}) == 5
+
+
+def test_how_many_cells_a_defect_gives_is_part_of_what_decides_a_head(rng):
+    masks = squares(rng, 10)
+    good, synth = features(rng, np.zeros((8, 64, 64), bool)), features(rng, masks)
+    every, few = (
+        train_head(good, synth, masks, layers=LAYERS, options=HeadOptions(epochs=2, hidden=8, cells_per_defect=cells), seed=0)
+        for cells in (None, 1)
+    )
+    assert not np.array_equal(every.logits(good), few.logits(good))
