@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.group import PROBE, Group, Outcome, baseline
+from aoi.bench.couplings.group import PROBE, Group, Outcome, baseline, told_watchers
 from aoi.bench.couplings.heads import head
 from aoi.bench.couplings.paired import KIND, Gain, Judgement, Panel, Sight, worst
 from aoi.bench.heldout import HeldOut, LaterScores
+from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import SynthImages
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Scores
@@ -67,6 +68,7 @@ def _joined(group: Group, generator: str) -> tuple[Group, dict[str, Any]]:
     tried = _tried(group, other, generator)
     picked = chosen(tried)
     details: dict[str, Any] = {"company": other.detector, "share": picked.share, "shares": [each.as_dict() for each in tried]}
+    details[WATCHED_BY] = told_watchers(_watching(group))  # all of the probe is held out here, not what lies on fold 0 alone
     equal = _together(group.test, other.test, group, other, EQUAL).maps
     annotated = group.real.annotated
     details["equal_shares"] = round(aupro(equal[annotated], group.real.masks[annotated]), 5) if group.real.masks[annotated].any() else None
@@ -97,12 +99,17 @@ def _tried(group: Group, other: Group, generator: str) -> list[Share]:
     judged = _judged(group, other, generator, group.synth[generator])
     if not judged:
         return [Share(0.0, Judgement(0.0, None), Gain(0.0, np.inf))]
-    seen = {name: _judged(group, other, PROBE.format(name), images) for name, images in group.watching.items() if images.masks.any()}
+    seen = {name: _judged(group, other, PROBE.format(name), images) for name, images in _watching(group).items()}
     found = []
     for which, share in enumerate(_shares(group)):
         sights = {name: Sight(each[which].over(each[0]), group.plan.probe.tolerance) for name, each in seen.items()}
         found.append(Share(share, judged[which], judged[which].over(judged[0]), worst(sights) if sights else None))
     return found
+
+
+def _watching(group: Group) -> dict[str, SynthImages]:
+    """The probe's defects that may veto a share, by generator."""
+    return {name: images for name, images in group.watching.items() if images.masks.any()}
 
 
 def _shares(group: Group) -> tuple[float, ...]:

@@ -75,7 +75,7 @@ def _answer(finished: Finished, dataset: str, detector: str) -> Answer | None:
         return Answer(dataset, detector, "not shown", _joined("No arm changed where defects are found.", only, tally, bound), None)
     near = max(moved, key=lambda row: row["delta"])
     word: Word = "no" if all(row["verdict"] == "hurts" for row in moved) else "not shown"
-    whose = owed(finished, near, (), several=several) if near["delta"] > 0 else ""
+    whose = owed(finished, near, (), several=several) if near["delta"] > 0 and _change(near) else ""
     return Answer(dataset, detector, word, _joined(_nearest(near, several=several), whose, only, tally, bound), near)
 
 

@@ -40,10 +40,8 @@ def owed(finished: Finished, row: Row, helped: Sequence[Row], *, several: bool =
     equal = equal_shares(finished, row)
     if equal is None:
         return f"Part of that is owed to the second detector. {without}"
-    return (
-        f"Of that, equal shares of both detectors' maps, which no defect has to choose, give {equal - row['baseline']:+.3f}; "
-        f"what defects add is {row['value'] - equal:+.3f}. {without}"
-    )
+    given, added = (f"{change:+.3f}".replace("-0.000", "+0.000") for change in (equal - row["baseline"], row["value"] - equal))
+    return f"Of its change, equal shares of both maps, which no defect has to choose, give {given}; what defects add is {added}. {without}"
 
 
 def equal_shares(finished: Finished, row: Row) -> float | None:

@@ -9,12 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from aoi.bench.couplings.ensemble import Share, chosen, ensemble, ensemble_head
-from aoi.bench.couplings.group import Group, baseline
+from aoi.bench.couplings.group import PROBE, Group, baseline
 from aoi.bench.couplings.heads import head
 from aoi.bench.couplings.paired import Gain, Judgement, Sight
 from aoi.bench.plan import Plan
 from aoi.bench.plan_identity import settings
 from aoi.bench.run import run_bench
+from aoi.detect.detector import Scores
 from aoi.metrics.pro import aupro
 
 QUICK = {"head": {"training": {"epochs": 2, "hidden": 8}}}
@@ -95,6 +96,25 @@ def test_with_the_head_it_is_the_head_of_the_joined_map(pair):
     mean, std = joined.maps.mean(), joined.maps.std()
     assert np.corrcoef(((joined.maps - mean) / std).ravel(), both.maps.ravel())[0, 1] > 0.9
     np.testing.assert_array_equal(both.image_scores, alone.image_scores)
+
+
+def test_every_defect_of_the_probe_watches_a_share_not_those_on_fold_0_alone(pair):
+    def watched(group: Group) -> Group:
+        images, scores, held = group.synth["perlin"], group.held_out.synth["perlin"], group.held_out
+        which = np.flatnonzero(held.fold[images.sources] != 0)
+        probe = replace(images, features=images.features.take(which), masks=images.masks[which], sources=images.sources[which])
+        kept = Scores(scores.maps[which], scores.image_scores[which])
+        held = replace(held, synth=held.synth | {PROBE.format("displace"): kept})
+        return replace(group, probes={"displace": probe}, watchers=("displace",), held_out=held)
+
+    group = pair()
+    other = watched(group.company())
+    group = replace(watched(group), company=lambda: other)
+    assert group.watched_by is None
+    found = ensemble(group, "perlin")
+    assert found.details["watched_by"] == "displace"
+    assert "probe" in found.details["shares"][1]
+    assert ensemble(pair(), "perlin").details["watched_by"] is None
 
 
 def test_fewer_defects_are_fewer_for_both_detectors(pair):

@@ -191,10 +191,14 @@ def test_what_a_second_detector_gives_is_not_credited_to_defects():
     ensemble, records = joined(0.05, 0.74)
     head = row("head", 0.02, 0.01, "helps")
     (found,) = answers(ablation_of(ensemble, head, records=records))
-    assert "equal shares of both detectors' maps, which no defect has to choose, give +0.040; what defects add is +0.010." in found.text
+    assert "equal shares of both maps, which no defect has to choose, give +0.040; what defects add is +0.010." in found.text
     assert "perlin → head (+0.020) gains most without a second detector." in found.text
     (found,) = answers(ablation_of(ensemble, records=records))
     assert "Without a second detector no arm is shown to help." in found.text
+    hopeful = [{**one, "verdict": "cannot tell"} for one in (ensemble, head)]
+    assert "what defects add is +0.010. Without a second detector no arm" in answers(ablation_of(*hopeful, records=records))[0].text
+    still = row("ensemble", 0.0001, 0.0001, "cannot tell")
+    assert "second detector" not in answers(ablation_of(still, records=records))[0].text
     unknown, records = joined(0.05, None)
     assert "Part of that is owed to the second detector." in answers(ablation_of(unknown, head, records=records))[0].text
     assert "second detector" not in answers(ablation_of(head, records=records))[0].text
