@@ -126,6 +126,8 @@ def test_fewer_defects_are_fewer_for_both_detectors(pair):
 def test_an_ensemble_of_one_is_refused(parts):
     with pytest.raises(ValidationError, match="joins the maps of patchcore and padim, and this plan has padim"):
         Plan(datasets=(parts,), detectors=("padim",), couplings=("ensemble",))
+    with pytest.raises(ValidationError, match="leave ensemble and ensemble-head out: --couplings calibrate,select"):
+        Plan(datasets=(parts,), detectors=("padim",), couplings=("calibrate", "ensemble", "select", "ensemble-head"))
 
 
 def test_shares_decide_about_ensembles_alone(plan):

@@ -17,7 +17,7 @@ from aoi.bench.heldout import folds_of
 from aoi.bench.material import grafts
 from aoi.bench.material.grafts import in_turn, partitions, shares
 from aoi.bench.material.images import RealImages, real_images
-from aoi.bench.material.sources import Place, dealt, defects
+from aoi.bench.material.sources import Place, dealt, defects, stock_of
 from aoi.bench.material.taken import write_taken
 from aoi.bench.plan import Plan, load_plan
 from aoi.bench.plan_identity import settings
@@ -217,3 +217,17 @@ def test_copies_made_elsewhere_are_told_since_only_one_parent_is_held_out(parts,
     assert "8 are copies of real defects" in said
     with pytest.raises(DataError, match="copied from a test image"):
         run_bench(graft_plan(small_plan, parts, generators=("none", f"folder:{tmp_path / 'made'}")), tmp_path / "leak")
+
+
+def test_a_data_set_that_can_spare_nothing_is_told_how_to_do_without(tmp_path, parts, small_plan):
+    root = tmp_path / "one"
+    shutil.copytree(parts, root)
+    for extra in sorted((root / "test" / "spot").glob("*.png"))[1:]:
+        extra.unlink()
+        (root / "ground_truth" / "spot" / f"{extra.stem}_mask.png").unlink()
+    plan = small_plan(root, generators=("none", "perlin", "graft", "cutpaste", "real"))
+    with pytest.raises(DataError, match="can spare 0 real defects") as refused:
+        stock_of(plan, "one", open_dataset(root), {})
+    remedy = str(refused.value.hint).rpartition("--generators ")[2]
+    assert remedy == "none,perlin,cutpaste"
+    assert stock_of(small_plan(root, generators=tuple(remedy.split(","))), "one", open_dataset(root), {}).supply == {}
