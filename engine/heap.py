@@ -15,9 +15,9 @@ _TRIM, _TOP_PAD, _MMAP = -1, -2, -3
 def keep_freed_memory() -> bool:
     """Have this process keep memory that it frees, for what it needs next.
 
-    Detectors make and drop maps of megabytes all the time. By default glibc maps each anew, and the system fills it with zeros page by
-    page when it is first written to: a twentieth of an ablation's processor time. It is for processes that do such work until they
-    end; what they hold at most grows a little.
+    Detectors make and drop maps of megabytes all the time. By default glibc may map each anew, depending on what was freed before, and
+    the system fills it with zeros page by page when it is first written to: up to 3 % of an ablation's processor time. It is for
+    processes that do such work until they end.
 
     Returns:
         Whether the C library can be told so: glibc can, others are left as they are.
