@@ -19,7 +19,6 @@ from aoi.bench.run import learned_features, prepare, real_sets
 from aoi.bench.state import Run
 from aoi.data.progress import silent
 from aoi.data.sample import Dataset
-from aoi.engine.heap import keep_freed_memory
 from aoi.engine.local import LocalEngine
 from aoi.engine.work import Engine, Needs, Task, Work
 from aoi.errors import ConfigError, ModelError
@@ -165,7 +164,6 @@ def begin(plan: Plan, out: Path, cache: Cache, fingerprint: str) -> Desk:
     Raises:
         ModelError: this machine finds other weights than the command did.
     """
-    keep_freed_memory()
     datasets = dataset_names(plan.datasets)
     check_datasets(datasets)
     run = prepare(plan, out, datasets, cache, silent, plan.device)

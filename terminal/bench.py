@@ -68,9 +68,7 @@ def run_ablation(
     from aoi.bench.run import run_bench
     from aoi.bench.workers import local_engine
     from aoi.engine.choose import engine_named
-    from aoi.engine.heap import keep_freed_memory
 
-    keep_freed_memory()
     place = engine_named(engine, workers=workers, cpus=task_cpus, gpus=task_gpus, retries=retries, say=note)
     config, folders = split_words(words or [], datasets)
     plan = load_plan(
