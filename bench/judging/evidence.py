@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ if TYPE_CHECKING:  # they bring torch, which a report does without
 
 SHOWN_SIDE = 96
 """Longer side of the maps kept for pictures, pixels."""
+_ONE_READER = threading.Lock()
+"""Statistics ask from several threads, and numpy has an array's header parsed by Python's parser, which in 3.11 is not safe in two at once
+(python/cpython issue 106905: a SystemError now and then)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +166,7 @@ class Archive:
 
     def _arrays(self, name: str) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.folder / name, allow_pickle=False) as found:
+            with _ONE_READER, np.load(self.folder / name, allow_pickle=False) as found:
                 return {key: found[key] for key in found.files}
         except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
             raise DataError(

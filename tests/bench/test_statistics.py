@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from aoi.bench.judging.evidence import Archive
 from aoi.bench.judging.p_values import holm
 from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
 from aoi.bench.judging.statistics import DOUBT, Court, verdict
@@ -383,3 +386,24 @@ def test_further_exchanges_are_drawn_where_the_first_leave_little_doubt_and_nowh
     assert (few.low, few.high, few.delta) == (many.low, many.high, many.delta)
     assert (few.p <= DOUBT) is clear
     assert many.p < few.p if clear else many.p == few.p
+
+
+def test_counts_are_read_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    np.savez(tmp_path / "counts.npz", negatives=np.zeros((3, 4)))
+    inside, most = [0], [0]
+    load = np.load
+
+    def counted(path, **options):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        found = load(path, **options)
+        inside[0] -= 1
+        return found
+
+    monkeypatch.setattr(np, "load", counted)
+    archive = Archive(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(archive._arrays, ["counts.npz"] * 8))
+    assert most[0] == 1
+    assert all(each["negatives"].shape == (3, 4) for each in found)

@@ -122,7 +122,8 @@ def check_exact(image, defect, region):
 
 
 def test_every_generator_that_draws_is_held_to_this():
-    assert set(CASES) == {*drawn_names(), *COPYING}
+    own = {name for name in drawn_names() if type(create_generator(name)).__module__.startswith("aoi.synth.")}  # other tests bring theirs
+    assert set(CASES) == {*own, *COPYING}
 
 
 @pytest.mark.parametrize("grey", [True, False])
