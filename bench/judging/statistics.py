@@ -21,7 +21,7 @@ from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
 Verdict = Literal["helps", "hurts", "cannot tell"]
 RESAMPLES = 2000
 EXCHANGES = 1999
-FURTHER = 3000
+FURTHER = 18000
 """Exchanges more where the first ones leave a p-value of `DOUBT` or less, for a correction over many arms asks for very small ones."""
 DOUBT = 0.005
 LEVEL = 0.05
