@@ -15,7 +15,7 @@ import numpy as np
 from aoi.bench.anomalib.plan import left_out
 from aoi.bench.arms import CONDITION, NONE, USUAL, Arm, Cell, Condition, cell_of, row_as_dict
 from aoi.bench.couplings.segment_plan import LEAKING
-from aoi.bench.judging.statistics import EXCHANGES, FURTHER, LEVEL, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
+from aoi.bench.judging.statistics import EXCHANGES, FURTHER, LEVEL, MANY, POWER, RESAMPLES, UNCHANGED, Verdict, verdict
 from aoi.bench.judging.verdicts import Judgement, TypeRow
 from aoi.bench.plan import COUPLINGS
 from aoi.data.files import write_json, write_text
@@ -140,7 +140,14 @@ class BenchResult:
             "previews": dict(self.previews),
             "notes": {name: dict(notes) for name, notes in self.notes.items()},
             "types": [row.as_dict() for row in self.types],
-            "statistics": {"resamples": RESAMPLES, "exchanges": EXCHANGES, "further_exchanges": FURTHER, "level": LEVEL, "power": POWER},
+            "statistics": {
+                "resamples": RESAMPLES,
+                "exchanges": EXCHANGES,
+                "further_exchanges": FURTHER,
+                "many": MANY,
+                "level": LEVEL,
+                "power": POWER,
+            },
         }
 
     def summary(self) -> str:

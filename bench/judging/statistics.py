@@ -24,6 +24,8 @@ EXCHANGES = 1999
 FURTHER = 18000
 """Exchanges more where the first ones leave a p-value of `DOUBT` or less, for a correction over many arms asks for very small ones."""
 DOUBT = 0.005
+MANY = 30
+"""Arms of a data set above which they are drawn: of fewer, the first ones can tell (at best .0015 with ten degrees of freedom)."""
 LEVEL = 0.05
 """Intervals cover 1 - LEVEL; a verdict needs a corrected p-value at or below it."""
 POWER = 0.8

@@ -12,7 +12,7 @@ from aoi.bench.arms import USUAL, Arm, Cell, Condition, cell_of, row_as_dict
 from aoi.bench.couplings.segment_plan import LEAKING
 from aoi.bench.judging.evidence import Archive, Inspected
 from aoi.bench.judging.p_values import holm
-from aoi.bench.judging.statistics import FURTHER, TYPE_METRICS, Court, Finding, Side
+from aoi.bench.judging.statistics import FURTHER, MANY, TYPE_METRICS, Court, Finding, Side
 from aoi.data.progress import Progress, silent
 from aoi.engine.local import usable_cores
 
@@ -86,7 +86,8 @@ def judge(
     with ThreadPoolExecutor(usable_cores()) as pool:  # it is arithmetic on arrays, for which threads need not wait for each other
         for dataset in dict.fromkeys(arm.dataset for arm in records):
             test = archive.test_set(dataset)
-            court = Court(test.labels, test.parts, further=FURTHER)
+            arms = {cell_of(arm, count) for arm in records if arm.dataset == dataset and not arm.is_baseline}
+            court = Court(test.labels, test.parts, further=FURTHER if len(arms) > MANY else 0)
             for detector in dict.fromkeys(arm.detector for arm in records if arm.dataset == dataset):
                 own = {arm: record for arm, record in records.items() if (arm.dataset, arm.detector) == (dataset, detector)}
                 trial = _Trial(court, archive, test, own, tuple(metrics))

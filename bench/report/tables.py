@@ -97,7 +97,7 @@ def facts(finished: Finished) -> list[str]:
 
 def _further(stats: Mapping[str, Any]) -> str:
     more = stats.get("further_exchanges")
-    return f", {more} more where these leave little doubt" if more else ""
+    return f" (of more than {stats['many']} arms {more} more where these leave little doubt)" if more and "many" in stats else ""
 
 
 def markdown_report(finished: Finished) -> str:

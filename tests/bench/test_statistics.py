@@ -6,17 +6,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from aoi.bench.arms import Arm
 from aoi.bench.judging.evidence import Archive
 from aoi.bench.judging.p_values import holm
 from aoi.bench.judging.resampling import Evidence, Rows, bootstrap_weights
-from aoi.bench.judging.statistics import DOUBT, Court, verdict
+from aoi.bench.judging.statistics import DOUBT, FURTHER, MANY, Court, verdict
 from aoi.bench.judging.statistics import Finding as F
 from aoi.bench.judging.sweep import LEVELS, DefectivePixels, Sweep, image_sweep, pixel_sweep
+from aoi.bench.judging.verdicts import judge
 from aoi.metrics.pimo import aupimo
 from aoi.metrics.summary import evaluate_maps
 
@@ -407,3 +410,19 @@ def test_counts_are_read_by_one_thread_at_a_time(tmp_path, monkeypatch):
         found = list(pool.map(archive._arrays, ["counts.npz"] * 8))
     assert most[0] == 1
     assert all(each["negatives"].shape == (3, 4) for each in found)
+
+
+@pytest.mark.parametrize(("arms", "further"), [(MANY, 0), (MANY + 1, FURTHER)])
+def test_only_of_many_arms_further_exchanges_are_drawn(arms, further, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def court(labels, parts, further):
+        raise Asked(further)
+
+    monkeypatch.setattr("aoi.bench.judging.verdicts.Court", court)
+    records = {Arm("d", "padim", "none", "none", 0): {}} | {Arm("d", "padim", f"g{i}", "head", 0): {} for i in range(arms)}
+    archive = SimpleNamespace(has=lambda record: True, test_set=lambda name: SimpleNamespace(labels=["good", "a"], parts=[0, 1]))
+    with pytest.raises(Asked) as caught:
+        judge(records, archive, ("pixel_aupro",), count=10)
+    assert caught.value.args == (further,)
