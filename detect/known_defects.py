@@ -82,11 +82,20 @@ def find_defects(root: Path, source: Dataset, *, seed: int, progress: Progress =
     check_traced([(pair.image, pair.keys, pair.source) for pair in pairs], tested, good)
     if (root / MANIFEST).is_file():
         check_learnt(root / MANIFEST, tested)
-    return DefectFolder(root, pairs, hashlib.sha256("\n".join(hashes).encode()).hexdigest(), good, held, _near(pairs, held, tested, good))
+    return DefectFolder(
+        root, pairs, hashlib.sha256("\n".join(hashes).encode()).hexdigest(), good, held, near_defects(pairs, held, tested, good)
+    )
 
 
-def _near(pairs: Sequence[Pair], held: Contents, tested: Contents, good: Contents) -> tuple[NearPair, ...]:
-    """Near-duplicates of test images, by what lies outside the defects, as an ablation tells them."""
+def near_defects(pairs: Sequence[Pair], held: Contents, tested: Contents, good: Contents) -> tuple[NearPair, ...]:
+    """Near-duplicates of test images among known defects, by what lies outside the defects.
+
+    Args:
+        pairs: the defects.
+        held: contents of their images.
+        tested: of the test images.
+        good: of the good training images.
+    """
     if not tested.miniatures:
         return ()
     seen = {pair.image: outside(read_mask(pair.mask)) for pair in pairs if pair.image in held.miniatures}

@@ -18,7 +18,7 @@ import numpy as np
 
 from aoi.bench.couplings.group import PROBE, Group, Outcome, baseline, told_watchers
 from aoi.bench.couplings.heads import head
-from aoi.bench.couplings.paired import KIND, Gain, Judgement, Panel, Sight, worst
+from aoi.bench.couplings.paired import KIND, Gain, Judgement, Panel, Sight, nearest, worst
 from aoi.bench.heldout import HeldOut, LaterScores
 from aoi.bench.ledger import WATCHED_BY
 from aoi.bench.material.images import SynthImages
@@ -65,13 +65,13 @@ def _joined(group: Group, generator: str) -> tuple[Group, dict[str, Any]]:
     """A group whose detector is both together, and what was chosen, JSON-ready."""
     assert group.company is not None
     other = group.company()
-    tried = _tried(group, other, generator)
+    images, watching = group.synth[generator], _watching(group)
+    alike = [group.detector, images.features, images.masks, *(each.features for each in watching.values())]
+    tried = group.once("shares of an ensemble", alike, lambda: _tried(group, other, generator))
     picked = chosen(tried)
     details: dict[str, Any] = {"company": other.detector, "share": picked.share, "shares": [each.as_dict() for each in tried]}
-    details[WATCHED_BY] = told_watchers(_watching(group))  # all of the probe is held out here, not what lies on fold 0 alone
-    equal = _together(group.test, other.test, group, other, EQUAL).maps
-    annotated = group.real.annotated
-    details["equal_shares"] = round(aupro(equal[annotated], group.real.masks[annotated]), 5) if group.real.masks[annotated].any() else None
+    details[WATCHED_BY] = told_watchers(watching)  # all of the probe is held out here, not what lies on fold 0 alone
+    details["equal_shares"] = group.once("equal shares", [group.detector, group.real.test], lambda: _equal_shares(group, other))
     if picked.share == 0:
         return group, details
     held, beside = group.held_out, other.held_out
@@ -81,6 +81,13 @@ def _joined(group: Group, generator: str) -> tuple[Group, dict[str, Any]]:
     return replace(group, test=test, held_out=HeldOut(good, synth, held.fold), told={}), details
 
 
+def _equal_shares(group: Group, other: Group) -> float | None:
+    """AUPRO@0.3 of both maps in equal shares on the real test, for the record alone; None where nothing defective is marked."""
+    annotated = group.real.annotated
+    masks = group.real.masks[annotated]
+    return round(aupro(_together(group.test, other.test, group, other, EQUAL).maps[annotated], masks), 5) if masks.any() else None
+
+
 def chosen(tried: list[Share]) -> Share:
     """The nearest to none of those within one standard error of the best, of shares that beat none by `KIND` and are not vetoed.
 
@@ -88,10 +95,7 @@ def chosen(tried: list[Share]) -> Share:
         tried: none first.
     """
     better = [each for each in tried[1:] if each.gain.beyond(KIND) and not (each.sight is not None and each.sight.vetoed)]
-    if not better:
-        return tried[0]
-    best = max(better, key=lambda each: each.judged.value)
-    return min((each for each in better if not best.judged.over(each.judged).beyond(1)), key=lambda each: each.share)
+    return nearest(better, lambda each: each.share) if better else tried[0]
 
 
 def _tried(group: Group, other: Group, generator: str) -> list[Share]:

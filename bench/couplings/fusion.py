@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, mean_of
+from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, mean_of, nearest
 from aoi.detect.head import QUANTILES, WEIGHTS, Fusion, fit_fusion
 
 
@@ -117,9 +117,7 @@ def _unopposed(found: list[Choice], silent: Choice, see: Callable[[Fusion], Sigh
     """The quietest of those near the best that the probe does not veto; silence is never vetoed."""
     vetoed: list[Choice] = []
     while found:
-        best = max(found, key=lambda choice: choice.judged.value)
-        equals = [choice for choice in found if not best.judged.over(choice.judged).beyond(1)]
-        picked = min(equals, key=lambda choice: (choice.fusion.weight, -choice.quantile))
+        picked = nearest(found, lambda choice: (choice.fusion.weight, -choice.quantile))
         sight = see(picked.fusion) if see is not None else None
         if sight is None or not sight.vetoed:
             return replace(picked, sight=sight, vetoed=tuple(vetoed))

@@ -116,9 +116,13 @@ class _Lesson:
     defects: FeatureSet
     masks: np.ndarray
 
+    def ground(self, group: Group, options: HeadOptions) -> list[object]:
+        """All that decides what good images are like, whatever the defects: all heads of a seed share it."""
+        return [self.good, group.head_layers, options.model_dump(mode="json"), group.seed]
+
     def identity(self, group: Group, options: HeadOptions) -> list[object]:
         """All that decides a head."""
-        return [self.good, group.head_layers, options.model_dump(mode="json"), group.seed, self.defects, self.masks]
+        return [*self.ground(group, options), self.defects, self.masks]
 
 
 def _lesson(group: Group, images: SynthImages, held: int) -> _Lesson:
@@ -129,9 +133,9 @@ def _lesson(group: Group, images: SynthImages, held: int) -> _Lesson:
 
 
 def _trained(group: Group, lesson: _Lesson, options: HeadOptions, progress: Progress) -> Head:
-    """A head; what good images are like does not depend on the defects: all heads of a seed share it."""
-    layers, alike = group.head_layers, lesson.identity(group, options)[:4]
-    ground = group.once("good ground", alike, lambda: good_ground(lesson.good, layers, options, seed=group.seed))
+    """A head."""
+    layers = group.head_layers
+    ground = group.once("good ground", lesson.ground(group, options), lambda: good_ground(lesson.good, layers, options, seed=group.seed))
     return train_head(
         lesson.good, lesson.defects, lesson.masks, layers=layers, options=options, seed=group.seed, ground=ground, progress=progress
     )

@@ -6,9 +6,9 @@ judged on the same draws, so that what makes an image hard for both falls out of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -97,6 +97,28 @@ def mean_of(judged: Sequence[Judgement]) -> Judgement:
     """The mean of one alternative on several panels, whose resamples are drawn independently of each other, or alike for equal images."""
     draws = [each.draws for each in judged if each.draws is not None]
     return Judgement(float(np.mean([each.value for each in judged])), np.mean(draws, axis=0) if len(draws) == len(judged) else None)
+
+
+class Judged(Protocol):
+    """An alternative that was judged on a panel with others."""
+
+    @property
+    def judged(self) -> Judgement:
+        """What it reached."""
+
+
+A = TypeVar("A", bound=Judged)
+
+
+def nearest(among: Sequence[A], distance: Callable[[A], Any]) -> A:
+    """Of all within one standard error of the best the nearest to where one comes from; of equally near ones the first.
+
+    Args:
+        among: at least one.
+        distance: from there; what can be ordered.
+    """
+    best = max(among, key=lambda each: each.judged.value)
+    return min((each for each in among if not best.judged.over(each.judged).beyond(1)), key=distance)
 
 
 class Panel:

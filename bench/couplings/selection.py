@@ -11,7 +11,7 @@ import numpy as np
 
 from aoi.bench.cache.sharing import SharedDetector
 from aoi.bench.couplings.grounds import PatchScores, against
-from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, step_of, worst
+from aoi.bench.couplings.paired import KIND, Judgement, Panel, Sight, nearest, step_of, worst
 from aoi.bench.plan_options import Candidate, Ground, SelectPlan
 from aoi.data.progress import Progress, silent
 from aoi.detect.detector import Detector, Scores
@@ -132,16 +132,9 @@ def chosen(tried: list[Tried], candidates: tuple[Candidate, ...]) -> Tried:
     """
     own = tried[0]
     allowed = [each for each in tried if not each.vetoed(tried)]
-    size = _nearest([each for each in allowed if each.alike(own, candidates)], own, candidates)
+    size = nearest([each for each in allowed if each.alike(own, candidates)], lambda each: each.distance(own, candidates))
     kinds = [each for each in allowed if each.judged.over(size.judged).beyond(KIND) and not each.alike(own, candidates)]
-    return _nearest(kinds, own, candidates) if kinds else size
-
-
-def _nearest(among: list[Tried], own: Tried, candidates: tuple[Candidate, ...]) -> Tried:
-    """The nearest to the detector's own of all within one standard error of the best; of equally near ones the first."""
-    best = max(among, key=lambda each: each.validation)
-    equals = [each for each in among if not best.judged.over(each.judged).beyond(1)]
-    return min(equals, key=lambda each: each.distance(own, candidates))
+    return nearest(kinds, lambda each: each.distance(own, candidates)) if kinds else size
 
 
 class Trials:

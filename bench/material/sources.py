@@ -18,16 +18,16 @@ from aoi.bench.material.taken import take, write_taken
 from aoi.bench.plan import DIFFUSION, Plan
 from aoi.bench.plan_options import GRAFT, KNOW_REAL, ORACLE_MASK, REAL
 from aoi.data.defect_pairs import Pair
-from aoi.data.images import read_mask, write_image
+from aoi.data.images import write_image
 from aoi.data.leaks import SHOWN, check_disjoint, check_learnt, check_traced, contents, learnt
-from aoi.data.nearness import NearPair, near_leak, near_pairs, outside
+from aoi.data.nearness import NearPair, near_leak, near_pairs
 from aoi.data.preview import draw_tile, spread
 from aoi.data.progress import Progress, silent
 from aoi.data.sample import Dataset, Sample
 from aoi.data.truth import truth_mask, truth_masks
 from aoi.detect.backbones import Backbone
 from aoi.detect.features import FeatureKeeper, Origins, extract_features
-from aoi.detect.known_defects import UNTOLD, sources_of
+from aoi.detect.known_defects import UNTOLD, near_defects, sources_of
 from aoi.errors import DataError
 from aoi.synth.preview import PREVIEW, contact_sheet
 
@@ -169,7 +169,7 @@ def _made_elsewhere(
     check_traced([(pair.image, pair.keys, pair.source) for pair in pairs], real.test_contents, real.good_contents)
     if elsewhere.manifest.is_file():
         check_learnt(elsewhere.manifest, real.test_contents)
-    near = _near(real, pairs, found.miniatures)
+    near = near_defects(pairs, found, real.test_contents, real.good_contents)
     if near and plan.near_duplicates != "warn":
         raise near_leak(near, SHOWN)
     size = (plan.image_size, plan.image_size)
@@ -188,11 +188,6 @@ def _made_elsewhere(
         said=(said + (f", {untraced} of unknown origin are dealt to folds at random, {STAND_IN}" if untraced else ""),),
         near=near,
     )
-
-
-def _near(real: RealImages, pairs: Sequence[Pair], miniatures: Mapping[Path, np.ndarray]) -> tuple[NearPair, ...]:
-    seen = {pair.image: outside(read_mask(pair.mask)) for pair in pairs if pair.image in miniatures}
-    return near_pairs(real.test_contents.miniatures, miniatures, real.good_contents.miniatures, masks=seen)
 
 
 def _sources(real: RealImages, pairs: Sequence[Pair], fold: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
